@@ -1,0 +1,67 @@
+#pragma once
+
+// Pillow's 8-bit LANCZOS: taps in double, normalised, rounded to 22-bit fixed point; sums in 32-bit integers.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "animdetail/host_device.h"
+
+namespace animdetail::resample {
+
+inline constexpr int kFractionBits = 22;
+inline constexpr int32_t kHalf = int32_t{1} << (kFractionBits - 1);
+inline constexpr double kSupport = 3.0;
+
+// What a float value means on its way to and from 8 bits.
+enum class Range : uint8_t {
+  Unit,  // 0..1, an IMAGE
+  Vae,   // -1..1, what a VAE eats and gives
+};
+
+ANIMDETAIL_HD double sinc(double x) {
+  if (x == 0.0) return 1.0;
+  const double angle = x * 3.14159265358979323846;
+  return std::sin(angle) / angle;
+}
+
+ANIMDETAIL_HD double lanczos3(double x) { return -kSupport <= x && x < kSupport ? sinc(x) * sinc(x / kSupport) : 0.0; }
+
+ANIMDETAIL_HD int32_t fixed_point(double tap) {
+  return static_cast<int32_t>((tap < 0 ? -0.5 : 0.5) + tap * (1 << kFractionBits));
+}
+
+// clip(x, 0, limit), with NaN as 0. The bits of floats >= 0 are in the order of the floats, and compilers make a vector
+// minimum of integers where two float comparisons in a row stay branches.
+ANIMDETAIL_HD float clip(float x, float limit) {
+  const float positive = x > 0.0f ? x : 0.0f;
+  int32_t bits, limit_bits;
+  std::memcpy(&bits, &positive, sizeof bits);
+  std::memcpy(&limit_bits, &limit, sizeof limit_bits);
+  bits = bits < limit_bits ? bits : limit_bits;
+  float clipped;
+  std::memcpy(&clipped, &bits, sizeof clipped);
+  return clipped;
+}
+
+ANIMDETAIL_HD uint8_t truncate(float x) { return static_cast<uint8_t>(static_cast<int32_t>(x)); }
+
+// 0..1 -> trunc(clip(255 x, 0, 255)).
+ANIMDETAIL_HD uint8_t quantise(float x) { return truncate(clip(255.0f * x, 255.0f)); }
+
+// -1..1 -> the same of clip((x + 1) / 2, 0, 1), which needs no second clip.
+ANIMDETAIL_HD uint8_t quantise_vae(float x) { return truncate(255.0f * clip((x + 1.0f) / 2.0f, 1.0f)); }
+
+ANIMDETAIL_HD uint8_t round_and_clip(int32_t sum) {
+  int32_t value = sum >> kFractionBits;
+  value = value < 0 ? 0 : value;
+  value = value > 255 ? 255 : value;
+  return static_cast<uint8_t>(value);
+}
+
+ANIMDETAIL_HD float dequantise(uint8_t value) { return static_cast<float>(value) / 255.0f; }
+
+ANIMDETAIL_HD float dequantise_vae(uint8_t value) { return 2.0f * dequantise(value) - 1.0f; }
+
+}  // namespace animdetail::resample

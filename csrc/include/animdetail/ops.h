@@ -1,0 +1,82 @@
+#pragma once
+
+// The C++ signatures. Every tensor is float32 and borrowed; results go into memory of the caller's, which must not
+// overlap an input. A broken contract throws std::invalid_argument before anything is written.
+// Axes: f frames, h w size, c channels.
+
+#include <cstdint>
+
+#include "animdetail/math/resample.h"
+#include "animdetail/tensor_view.h"
+
+namespace animdetail {
+
+// Half open, in frame pixels. x2 and y2 past the frame are clipped to it.
+struct CropRegion {
+  int64_t x1, y1, x2, y2;
+};
+
+// Which axis Pillow resamples first: each pass rounds to 8 bits, so the order shows.
+enum class PassOrder : uint8_t {
+  HorizontalFirst,  // always, up to Pillow 12
+  Pillow13,         // vertical first where that is cheaper, since Pillow 13.0
+};
+
+// out (f, h', w', c) in 0..1 = frames (f, h, w, c)[:, y1:y2, x1:x2] resampled. c is 1 to 4.
+void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order);
+
+// out (f, 3, h8, w8) in -1..1 = the same at width x height, its centre cut to multiples of 8, in the VAE's layout.
+void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropRegion region, int64_t width,
+                        int64_t height, PassOrder order);
+
+// out (f, h', w', 3) in 0..1 = decoded (f, 3, h, w), a VAE's raw output in about -1..1, resampled.
+void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order);
+
+// out (h, w) or (n, h, w) = mask of that shape, blurred, times alpha / 255.
+void feather_mask(const TensorView& out, const TensorView& mask, int64_t feather_px, double alpha);
+
+// canvas (f, h, w, c) = (1 - mask) canvas + mask patch, where patch (f, h', w', c) put at (x, y) lies on the canvas.
+// mask is (h', w') or (1 or f, h', w').
+void alpha_paste(const TensorView& canvas, const TensorView& patch, const TensorView& mask, int64_t x, int64_t y);
+
+// What the devices implement: a contract that has been checked, in plain numbers.
+
+// Pixels with named axes, strides in elements.
+struct Pixels {
+  float* data;
+  int64_t frames, height, width, channels;
+  int64_t frame_stride, row_stride, pixel_stride, channel_stride;
+};
+
+struct ResampleJob {
+  Pixels source;          // the crop
+  Pixels target;          // a window of the resized picture
+  int64_t width, height;  // of the whole resized picture
+  int64_t left, top;      // of the window in it
+  resample::Range source_range, target_range;
+  bool vertical_first;
+};
+
+struct FeatherJob {
+  const float* mask;
+  float* out;
+  int64_t count, height, width;
+  int64_t mask_strides[3], out_strides[3];
+  int64_t radius;
+  float factor;
+};
+
+struct PasteJob {
+  Pixels canvas, patch;  // cut to where they overlap: same sizes
+  const float* mask;
+  int64_t mask_frame_stride, mask_row_stride, mask_pixel_stride;
+};
+
+void resample_cpu(const ResampleJob& job);
+void resample_cuda(const ResampleJob& job);
+void feather_cpu(const FeatherJob& job);
+void feather_cuda(const FeatherJob& job);
+void paste_cpu(const PasteJob& job);
+void paste_cuda(const PasteJob& job);
+
+}  // namespace animdetail

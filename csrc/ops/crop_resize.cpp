@@ -1,0 +1,93 @@
+#include "contract.h"
+
+namespace animdetail {
+namespace {
+
+// Tap positions are 32-bit and Pillow's are floats: sides beyond this are refused rather than resampled wrongly.
+constexpr int64_t kMaxSide = 1 << 24;
+
+void check_side(const char* op, const char* name, int64_t side) {
+  check(side >= 1 && side <= kMaxSide, op, ": ", name, " is ", side, ". It must be 1 to ", kMaxSide);
+}
+
+Pixels crop(const char* op, const Pixels& frames, CropRegion region) {
+  const auto [x1, y1, x2, y2] = region;
+  check(x1 >= 0 && y1 >= 0, op, ": crop_region (", x1, ", ", y1, ", ", x2, ", ", y2,
+        ") starts at a negative coordinate. Clamp x1 and y1 to 0");
+  const int64_t right = std::min(x2, frames.width), bottom = std::min(y2, frames.height);
+  check(x1 < right && y1 < bottom, op, ": crop_region (", x1, ", ", y1, ", ", x2, ", ", y2, ") holds no pixel of the ",
+        frames.width, "x", frames.height, " frames. Give x1 < x2 and y1 < y2 inside the frame");
+  return window(frames, x1, y1, right - x1, bottom - y1);
+}
+
+bool vertical_first(const Pixels& source, int64_t width, int64_t height, PassOrder order) {
+  return order == PassOrder::Pillow13 && height < source.height && source.height - height > 2 * (source.width - width);
+}
+
+void run(const char* op, const ResampleJob& job, Device device) {
+  check_side(op, "the crop's width", job.source.width);
+  check_side(op, "the crop's height", job.source.height);
+  check_side(op, "the new width", job.width);
+  check_side(op, "the new height", job.height);
+  if (job.target.frames == 0 || job.target.width == 0 || job.target.height == 0) return;
+  device.kind == DeviceKind::Cuda ? resample_cuda(job) : resample_cpu(job);
+}
+
+void check_frames(const char* op, const TensorView& frames) {
+  check_input(op, {"frames", frames});
+  check(frames.rank == 4 && frames.shape[3] >= 1 && frames.shape[3] <= 4, op,
+        ": frames must be (f, h, w, c) with 1 to 4 channels, got shape ", frames);
+}
+
+}  // namespace
+
+void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order) {
+  const char* op = "crop_resize";
+  check_frames(op, frames);
+  check_output(op, {"out", out});
+  check_same_device(op, {"out", out}, {{"frames", frames}});
+  check(out.rank == 4 && out.shape[0] == frames.shape[0] && out.shape[3] == frames.shape[3], op,
+        ": out must be (f, height, width, c) with f and c of frames ", frames, ", got shape ", out);
+  const Pixels source = crop(op, pixels(frames), region), target = pixels(out);
+  run(op,
+      {source, target, target.width, target.height, 0, 0, resample::Range::Unit, resample::Range::Unit,
+       vertical_first(source, target.width, target.height, order)},
+      out.device);
+}
+
+void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropRegion region, int64_t width,
+                        int64_t height, PassOrder order) {
+  const char* op = "crop_resize_to_vae";
+  check_frames(op, frames);
+  check_output(op, {"out", out});
+  check_same_device(op, {"out", out}, {{"frames", frames}});
+  check(frames.shape[3] == 3, op, ": frames must have 3 channels, got shape ", frames);
+  check(width >= 8 && height >= 8, op, ": size (", width, ", ", height,
+        ") leaves nothing after the cut to multiples of 8. Both sides must be at least 8");
+  const int64_t cut_width = width / 8 * 8, cut_height = height / 8 * 8;
+  check(out.rank == 4 && out.shape[0] == frames.shape[0] && out.shape[1] == 3 && out.shape[2] == cut_height &&
+            out.shape[3] == cut_width,
+        op, ": out must be (", frames.shape[0], ", 3, ", cut_height, ", ", cut_width, "), got shape ", out);
+  const Pixels source = crop(op, pixels(frames), region);
+  run(op,
+      {source, pixels(out, true), width, height, (width % 8) / 2, (height % 8) / 2, resample::Range::Unit,
+       resample::Range::Vae, vertical_first(source, width, height, order)},
+      out.device);
+}
+
+void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order) {
+  const char* op = "resize_from_vae";
+  check_input(op, {"decoded", decoded});
+  check_output(op, {"out", out});
+  check_same_device(op, {"out", out}, {{"decoded", decoded}});
+  check(decoded.rank == 4 && decoded.shape[1] == 3, op, ": decoded must be (f, 3, h, w), got shape ", decoded);
+  check(out.rank == 4 && out.shape[0] == decoded.shape[0] && out.shape[3] == 3, op,
+        ": out must be (f, height, width, 3) with f of decoded ", decoded, ", got shape ", out);
+  const Pixels source = pixels(decoded, true), target = pixels(out);
+  run(op,
+      {source, target, target.width, target.height, 0, 0, resample::Range::Vae, resample::Range::Unit,
+       vertical_first(source, target.width, target.height, order)},
+      out.device);
+}
+
+}  // namespace animdetail

@@ -1,0 +1,292 @@
+// Rows are pulled through a chain: Quantised -> one pass -> the other -> written out as floats. A pass along x works on
+// transposed blocks, so that both passes are the same weighted sum of contiguous bytes; a pass along y keeps a window
+// of the rows above it. Nothing as large as a frame is ever stored.
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "animdetail/math/resample.h"
+#include "animdetail/ops.h"
+#include "animdetail/parallel.h"
+#include "row_kernels.h"
+
+namespace animdetail {
+namespace {
+
+using resample::Range;
+using rows::kLanes;
+using rows::padded;
+
+// Rows that are pulled at a time: one lane each in a transposed block.
+constexpr int kBlock = static_cast<int>(kLanes);
+
+// The taps of one axis, for the outputs [first, first + count).
+struct Taps {
+  Taps(int in_size, int out_size, int first, int count) : spans(count) {
+    const double scale = static_cast<double>(in_size) / out_size;
+    const double filter_scale = std::max(scale, 1.0);
+    const double support = resample::kSupport * filter_scale;
+    std::vector<double> weights;
+    for (int i = 0; i < count; ++i) {
+      const double centre = (first + i + 0.5) * scale;
+      const int begin = std::max(0, static_cast<int>(centre - support + 0.5));
+      const int end = std::min(in_size, static_cast<int>(centre + support + 0.5));
+      spans[i] = {begin, end, static_cast<ptrdiff_t>(values.size())};
+      longest = std::max(longest, end - begin);
+
+      double total = 0;
+      weights.clear();
+      for (int x = 0; x < end - begin; ++x) {
+        weights.push_back(resample::lanczos3((x + begin - centre + 0.5) * (1.0 / filter_scale)));
+        total += weights.back();
+      }
+      for (const double weight : weights) values.push_back(resample::fixed_point(total != 0 ? weight / total : weight));
+    }
+  }
+
+  struct Span {
+    int begin, end;
+    ptrdiff_t offset;
+  };
+  std::vector<Span> spans;
+  std::vector<int32_t> values;
+  int longest = 0;
+};
+
+// How a row of bytes holds its pixels.
+struct Layout {
+  int width, channels;
+  bool planar;
+
+  int bytes() const { return width * channels; }
+  int pixel_step() const { return planar ? 1 : channels; }
+  ptrdiff_t position(int x, int c) const { return planar ? x + ptrdiff_t{c} * width : c + ptrdiff_t{x} * channels; }
+};
+
+class RowSource {
+ public:
+  explicit RowSource(Layout layout) : layout(layout), stride(padded(layout.bytes())) {}
+  virtual ~RowSource() = default;
+  // Announces that the rows [first, last) of `frame` will be read, in order.
+  virtual void start(int64_t frame, int first, int last) = 0;
+  // Writes the rows [first, first + count), `stride` bytes apart; count is at most kBlock.
+  virtual void read(int first, int count, uint8_t* to) = 0;
+
+  const Layout layout;
+  const ptrdiff_t stride;
+};
+
+class Quantised final : public RowSource {
+ public:
+  Quantised(const Pixels& source, Range range)
+      : RowSource({static_cast<int>(source.width), static_cast<int>(source.channels), source.pixel_stride == 1}),
+        source_(source),
+        range_(range) {}
+
+  void start(int64_t frame, int, int) override { frame_ = source_.data + frame * source_.frame_stride; }
+
+  void read(int first, int count, uint8_t* to) override {
+    const auto quantise = range_ == Range::Vae ? rows::quantise_vae : rows::quantise;
+    const float* from = frame_ + first * source_.row_stride;
+    if (layout.planar) {
+      // Plane by plane: memory is then read in the longest runs.
+      for (int c = 0; c < layout.channels; ++c) {
+        for (int row = 0; row < count; ++row) {
+          quantise(from + row * source_.row_stride + c * source_.channel_stride, to + row * stride + c * layout.width,
+                   layout.width);
+        }
+      }
+    } else if (source_.channel_stride == 1 && source_.pixel_stride == layout.channels) {
+      for (int row = 0; row < count; ++row)
+        quantise(from + row * source_.row_stride, to + row * stride, layout.bytes());
+    } else {
+      for (int row = 0; row < count; ++row) read_strided(from + row * source_.row_stride, to + row * stride);
+    }
+  }
+
+ private:
+  void read_strided(const float* from, uint8_t* to) const {
+    for (int64_t x = 0; x < layout.width; ++x) {
+      for (int64_t c = 0; c < layout.channels; ++c) {
+        const float value = from[x * source_.pixel_stride + c * source_.channel_stride];
+        *to++ = range_ == Range::Vae ? resample::quantise_vae(value) : resample::quantise(value);
+      }
+    }
+  }
+
+  const Pixels source_;
+  const Range range_;
+  const float* frame_ = nullptr;
+};
+
+class Horizontal final : public RowSource {
+ public:
+  Horizontal(std::unique_ptr<RowSource> above, const Taps& taps, bool planar)
+      : RowSource({static_cast<int>(taps.spans.size()), above->layout.channels, planar}),
+        above_(std::move(above)),
+        taps_(taps),
+        rows_(above_->stride * kBlock),
+        columns_(static_cast<ptrdiff_t>(above_->layout.bytes()) * kBlock),
+        resampled_(static_cast<ptrdiff_t>(layout.bytes()) * kBlock) {}
+
+  void start(int64_t frame, int first, int last) override { above_->start(frame, first, last); }
+
+  void read(int first, int count, uint8_t* to) override {
+    const Layout& from = above_->layout;
+    above_->read(first, count, rows_.data());
+    rows::transpose(rows_.data(), above_->stride, count, from.bytes(), columns_.data(), kBlock);
+    for (int x = 0; x < layout.width; ++x) {
+      const Taps::Span& span = taps_.spans[x];
+      for (int c = 0; c < layout.channels; ++c) {
+        rows::weighted_sum(&columns_[from.position(span.begin, c) * kBlock], from.pixel_step() * kBlock,
+                           &taps_.values[span.offset], span.end - span.begin,
+                           &resampled_[layout.position(x, c) * kBlock], kBlock);
+      }
+    }
+    rows::transpose(resampled_.data(), kBlock, layout.bytes(), count, to, stride);
+  }
+
+ private:
+  const std::unique_ptr<RowSource> above_;
+  const Taps& taps_;
+  std::vector<uint8_t> rows_, columns_, resampled_;
+};
+
+class Vertical final : public RowSource {
+ public:
+  Vertical(std::unique_ptr<RowSource> above, const Taps& taps)
+      : RowSource(above->layout), above_(std::move(above)), taps_(taps), window_(stride * (taps.longest + kBlock)) {}
+
+  void start(int64_t frame, int first, int last) override {
+    begin_ = end_ = taps_.spans[first].begin;
+    last_ = taps_.spans[last - 1].end;
+    above_->start(frame, begin_, last_);
+  }
+
+  void read(int first, int count, uint8_t* to) override {
+    for (int row = first; row < first + count; ++row, to += stride) {
+      const Taps::Span& span = taps_.spans[row];
+      while (end_ < span.end) pull(span.begin);
+      rows::weighted_sum(&window_[(span.begin - begin_) * stride], stride, &taps_.values[span.offset],
+                         span.end - span.begin, to, layout.bytes());
+    }
+  }
+
+ private:
+  // Reads on, after dropping the rows before `needed` where there is no room for a block.
+  void pull(int needed) {
+    if (end_ - begin_ > taps_.longest) {
+      std::memmove(window_.data(), &window_[(needed - begin_) * stride], (end_ - needed) * stride);
+      begin_ = needed;
+    }
+    const int count = std::min(kBlock, last_ - end_);
+    above_->read(end_, count, &window_[(end_ - begin_) * stride]);
+    end_ += count;
+  }
+
+  const std::unique_ptr<RowSource> above_;
+  const Taps& taps_;
+  std::vector<uint8_t> window_;
+  int begin_ = 0, end_ = 0;  // rows in the window
+  int last_ = 0;             // where reading ends
+};
+
+// Writes `count` rows, `stride` bytes apart, to where `to` points in the target.
+void write_rows(const uint8_t* from, ptrdiff_t stride, int count, const Layout& layout, const ResampleJob& job,
+                float* to) {
+  const Pixels& target = job.target;
+  const auto dequantise = job.target_range == Range::Vae ? rows::dequantise_vae : rows::dequantise;
+  const auto dequantise_one = job.target_range == Range::Vae ? resample::dequantise_vae : resample::dequantise;
+  if (layout.planar && target.pixel_stride == 1) {
+    for (int c = 0; c < layout.channels; ++c) {
+      for (int row = 0; row < count; ++row) {
+        dequantise(from + row * stride + c * layout.width, to + row * target.row_stride + c * target.channel_stride,
+                   layout.width);
+      }
+    }
+  } else if (!layout.planar && target.channel_stride == 1 && target.pixel_stride == layout.channels) {
+    for (int row = 0; row < count; ++row) dequantise(from + row * stride, to + row * target.row_stride, layout.bytes());
+  } else {
+    for (int row = 0; row < count; ++row, from += stride, to += target.row_stride) {
+      for (int x = 0; x < layout.width; ++x) {
+        for (int c = 0; c < layout.channels; ++c) {
+          to[x * target.pixel_stride + c * target.channel_stride] = dequantise_one(from[layout.position(x, c)]);
+        }
+      }
+    }
+  }
+}
+
+// Cuts the rows or columns of `source` that a pass skips down to the window of the target.
+Pixels without_skipped_border(const ResampleJob& job, bool across, bool down) {
+  Pixels source = job.source;
+  if (!across) {
+    source.data += job.left * source.pixel_stride;
+    source.width = job.target.width;
+  }
+  if (!down) {
+    source.data += job.top * source.row_stride;
+    source.height = job.target.height;
+  }
+  return source;
+}
+
+class Chain {
+ public:
+  explicit Chain(const ResampleJob& job) : job_(job) {
+    const bool across = job.width != job.source.width, down = job.height != job.source.height;
+    source_ = without_skipped_border(job, across, down);
+    if (across) x_ = taps(job.source.width, job.width, job.left, job.target.width);
+    if (down) y_ = taps(job.source.height, job.height, job.top, job.target.height);
+  }
+
+  std::unique_ptr<RowSource> rows() const {
+    const bool planar = job_.target.pixel_stride == 1;
+    std::unique_ptr<RowSource> rows = std::make_unique<Quantised>(source_, job_.source_range);
+    if (y_ && job_.vertical_first) rows = std::make_unique<Vertical>(std::move(rows), *y_);
+    if (x_) rows = std::make_unique<Horizontal>(std::move(rows), *x_, planar);
+    if (y_ && !job_.vertical_first) rows = std::make_unique<Vertical>(std::move(rows), *y_);
+    return rows;
+  }
+
+ private:
+  static std::unique_ptr<Taps> taps(int64_t in_size, int64_t out_size, int64_t first, int64_t count) {
+    return std::make_unique<Taps>(static_cast<int>(in_size), static_cast<int>(out_size), static_cast<int>(first),
+                                  static_cast<int>(count));
+  }
+
+  const ResampleJob& job_;
+  Pixels source_;
+  std::unique_ptr<Taps> x_, y_;
+};
+
+}  // namespace
+
+void resample_cpu(const ResampleJob& job) {
+  const Chain chain(job);
+  const int height = static_cast<int>(job.target.height);
+  // Each band reads the rows that its first taps reach back to once more, so frames are cut only when they are few.
+  const int64_t shares = job.target.frames >= 4 * num_threads() ? 1 : 4 * num_threads();
+  const int band = std::max<int>(kBlock, (height + shares - 1) / shares);
+  const int64_t bands = (height + band - 1) / band;
+
+  parallel_tasks(job.target.frames * bands, [&](const NextTask& next) {
+    const std::unique_ptr<RowSource> rows = chain.rows();
+    std::vector<uint8_t> block(rows->stride * kBlock);
+    for (int64_t task; (task = next()) >= 0;) {
+      const int64_t frame = task / bands;
+      const int first = static_cast<int>(task % bands) * band, last = std::min(first + band, height);
+      rows->start(frame, first, last);
+      for (int y = first; y < last; y += kBlock) {
+        const int count = std::min(kBlock, last - y);
+        rows->read(y, count, block.data());
+        write_rows(block.data(), rows->stride, count, rows->layout, job,
+                   job.target.data + frame * job.target.frame_stride + y * job.target.row_stride);
+      }
+    }
+  });
+}
+
+}  // namespace animdetail

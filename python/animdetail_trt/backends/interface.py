@@ -1,0 +1,42 @@
+"""The two calls that every backend answers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class UNetRunner(Protocol):
+    """Predicts the noise in a batch of windows."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def positions(self) -> int | None:
+        """Frames that one window may hold; None where frames do not see each other."""
+
+    @property
+    def token_dim(self) -> int:
+        """d of the prompt tokens that it reads."""
+
+    def __call__(self, latents: Tensor, timestep: float, tokens: Tensor) -> Tensor:
+        """Return eps, float32 (b, f, 4, lh, lw), for latents of that shape and prompt tokens (b, n, d)."""
+        ...
+
+
+class VaeRunner(Protocol):
+    """Pixels to latents and back, many frames in a call, in batches that fit its memory bound."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The posterior's mean, float32 (f, 4, h / 8, w / 8), of pixels (f, 3, h, w) in -1..1."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels, float32 (f, 3, 8 lh, 8 lw), about -1..1 and not clipped, of latents (f, 4, lh, lw)."""
+        ...

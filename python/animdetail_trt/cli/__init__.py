@@ -1,0 +1,68 @@
+"""The command line: ``animdetail-trt COMMAND``. Each command is a module with ``add_parser`` and ``run``.
+
+Only argparse is imported here; a command imports what it needs when it runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from animdetail_trt import __version__
+from animdetail_trt.cli import detail, doctor
+from animdetail_trt.errors import AnimDetailError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_TERMINATED = 143  # 128 + SIGTERM
+
+_COMMANDS = (detail, doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. 0 done, 2 an error that names its remedy on stderr, 130 Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    try:
+        with _sigterm_as_exit():
+            code: int = args.run(args)
+            return code
+    except AnimDetailError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was left behind", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="animdetail-trt",
+        description="Crop, enlarge, re-sample and paste back the segments of a clip: an AnimateDiff detailer.",
+    )
+    parser.add_argument("--version", action="version", version=f"animdetail-trt {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that partial files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

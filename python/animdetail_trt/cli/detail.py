@@ -1,0 +1,341 @@
+"""``animdetail-trt detail IN -o OUT``: the segments of a clip, detailed.
+
+Everything cheap is checked first (files, names, numbers, whether the output can be written), then the frames are
+read and the segments found, and only then are the models loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
+from animdetail_trt.errors import CheckpointError, InputError, MediaError, UnavailableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from animdetail_trt.cli.progress import Display
+    from animdetail_trt.media.clip import Clip, Sink, Source
+    from animdetail_trt.segs import SEGS
+
+_MAX_SEED = 2**64 - 1
+_SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "detail",
+        help="detail the segments of a video, an image folder or an image",
+        description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
+        "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
+        formatter_class=_HelpWithDefaults,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("input", type=Path, metavar="IN", help="video, folder of png/jpg/webp images, or one image")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT",
+        help="video (.mp4 .mov .m4v .mkv .webm), folder (no suffix; PNG files) or image",
+    )  # fmt: skip
+    _add_models(parser)
+    _add_regions(parser)
+    _add_sampling(parser)
+    _add_output(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    add = group.add_argument
+    add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
+    add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="may be repeated")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
+    add("--backend", default="auto", help="what runs the models")
+    add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
+    add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
+
+
+def _add_regions(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("segments", "exactly one of --segs, --masks, --detect")
+    add = group.add_argument
+    one = group.add_mutually_exclusive_group(required=True).add_argument
+    one("--segs", type=Path, metavar="FILE", help="SEGS file (JSON; the layout is in animdetail_trt.media.segs_file)")
+    one("--masks", type=Path, metavar="DIR", help="folder with one mask image per frame or one for all, or one image")
+    one("--detect", choices=("face",), help="find the segments")
+    add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
+    add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")
+    add("--min-confidence", type=between(0, 1), default=0.9, help="for --detect")
+    add("--combined", action="store_true", help="for --masks: one segment around everything")
+    add("--bbox-fill", action="store_true", help="for --masks: fill the bbox")
+    add("--contour-fill", action="store_true", help="for --masks: fill the outline")
+    add("--drop-size", type=whole_at_least(1), default=10, help="for --masks: smaller ones are dropped")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    add = group.add_argument
+    add("--prompt", default="", help="what to draw; (word:1.2) weighs a word")
+    add("--negative", default="", help="what not to draw")
+    add("--steps", type=whole_between(1, 10000), default=20, help="sampler steps")
+    add("--cfg", type=between(0, 100), default=8.0, help="guidance scale; 1 skips the negative prompt")
+    add("--seed", type=whole_between(0, _MAX_SEED), default=0, help="seed of the noise")
+    add("--sampler", default="euler", help="sampler name; a wrong one lists them")
+    add("--scheduler", default="normal", help="scheduler name; a wrong one lists them")
+    add("--denoise", type=between(0.0001, 1), default=0.5, help="how much is drawn anew, up to 1")
+    add("--guide-size", type=between(64, 16384), default=512, help="pixels that the short side is enlarged to")
+    add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side that is")
+    add("--max-size", type=between(64, 16384), default=1024, help="pixels that no side exceeds")
+    add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
+    add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add("--fps", type=parse_rate, help="frame rate of a video made of images, such as 8 or 30000/1001")
+    add("--no-sound", action="store_true", help="leave the sound out")
+    add("--lossless", action="store_true", help="FFV1 in RGB, for .mkv")
+    add("--preview", type=Path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
+    add("--preview-rows", type=whole_between(1, 64), default=4, help="frames on it")
+    add("--report", type=Path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
+    add("--save-segs", type=Path, metavar="JSON", help="the segments, to be edited and given to --segs")
+    add("-q", "--quiet", action="store_true", help="no progress")
+
+
+class _HelpWithDefaults(argparse.HelpFormatter):
+    """Tells the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, "", [], argparse.SUPPRESS) or action.default is False:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:STRENGTH``; the strength is 1 where it is left out. A colon inside the path is fine."""
+    path, colon, strength = text.rpartition(":")
+    if colon:
+        try:
+            return Path(path), float(strength)
+        except ValueError:
+            pass
+    return Path(text), 1.0
+
+
+def parse_rate(text: str) -> Fraction:
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate. Write 8, 23.976 or 30000/1001") from None
+    if not 0 < rate <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} frames per second is out of range. Use more than 0, at most 1000")
+    return rate.limit_denominator(1001)
+
+
+@dataclass
+class Timings:
+    """Milliseconds that each phase took, in order."""
+
+    elapsed_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.elapsed_ms[name] = (time.perf_counter() - start) * 1e3
+
+
+def run(args: argparse.Namespace) -> int:
+    from animdetail_trt.cli.progress import open_display
+
+    timings = Timings()
+    with open_display(quiet=args.quiet) as display:
+        with timings.phase("check"), display.phase("checking"):
+            source, sink = _check(args)
+            find_segs = _segment_finder(args, source)
+        with timings.phase("read"), display.phase(f"reading {source.path.name}", source.frame_count or None) as tick:
+            clip = source.read(tick)
+        with timings.phase("find"), display.phase("finding segments"):
+            segs = find_segs(clip)
+        _run_models(args, clip, sink, segs, timings, display)
+    count = len(segs[1])
+    print(f"{sink.path}: {_describe(clip)}, {count} segment{'s' if count != 1 else ''} detailed")
+    return 0
+
+
+def _describe(clip: Clip) -> str:
+    count, height, width, _ = clip.frames.shape
+    return f"{count} frame{'s' if count != 1 else ''} of {width}x{height}"
+
+
+def _run_models(
+    args: argparse.Namespace, clip: Clip, sink: Sink, segs: SEGS, timings: Timings, display: Display
+) -> None:
+    from animdetail_trt.cli.progress import Observers
+    from animdetail_trt.cli.report import write_report
+    from animdetail_trt.detailer.report import RunReport
+    from animdetail_trt.media.segs_file import write_segs
+
+    if args.save_segs:
+        write_segs(args.save_segs, segs)
+    with timings.phase("load"), display.phase("loading models"):
+        pipe = _load_pipe(args)
+    report = RunReport()
+    with timings.phase("detail"), _out_of_memory_hint():
+        frames = _detail(args, clip, segs, pipe, Observers([display.observer(), report]))
+    with timings.phase("write"), display.phase(f"writing {sink.path.name}", len(frames)) as tick:
+        sink.write(frames, clip, tick)
+    if args.preview:
+        with timings.phase("preview"), display.phase("drawing the contact sheet"):
+            _write_preview(args, clip, frames, segs)
+    if args.report:
+        write_report(args, clip, segs, report, timings.elapsed_ms)
+
+
+def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
+    """All that can be known to be wrong before the first frame is decoded."""
+    from animdetail_trt.media.clip import open_sink, open_source
+    from animdetail_trt.media.staging import check_writable
+
+    _check_names(args)
+    for flag, path in [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]:
+        if path is not None and not path.exists():
+            raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
+    for path, _strength in args.lora:
+        if not path.is_file():
+            raise CheckpointError(f"--lora {path} does not exist. Check the path; a strength is written {path}:0.8.")
+    _check_paths_differ(args)
+    if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
+        raise MediaError(f"--preview {args.preview} is no image name. Use one of {', '.join(_SHEET_SUFFIXES)}.")
+    source = open_source(args.input)
+    sink = open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
+    for path in (args.preview, args.report, args.save_segs):
+        if path is not None:
+            check_writable(path)
+    return source, sink
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+    from animdetail_trt.sampling import SAMPLER_NAMES, SCHEDULER_NAMES
+
+    for flag, name, names in (
+        ("--sampler", args.sampler, SAMPLER_NAMES),
+        ("--scheduler", args.scheduler, SCHEDULER_NAMES),
+    ):
+        if name not in names:
+            raise InputError(f"{flag} {name!r} is unknown. Choose one of: {', '.join(names)}.")
+    choose_backend(args.backend)
+    choose_dtype(args.dtype, choose_device(args.device))
+    _context(args)
+
+
+def _check_paths_differ(args: argparse.Namespace) -> None:
+    """No output may take the place of an input or of another output."""
+    inputs = {"IN": args.input, "--segs": args.segs, "--masks": args.masks, "--checkpoint": args.checkpoint,
+              "--motion-module": args.motion_module, "--vae": args.vae}  # fmt: skip
+    outputs = {
+        "--output": args.output,
+        "--preview": args.preview,
+        "--report": args.report,
+        "--save-segs": args.save_segs,
+    }
+    seen = {path.resolve(): flag for flag, path in inputs.items() if path is not None}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        other = seen.setdefault(path.resolve(), flag)
+        if other != flag:
+            raise MediaError(f"{flag} {path} is the same file as {other}. Choose another name.")
+
+
+def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
+    """Read what the segments come from, now; return Clip -> SEGS for when the frames are there."""
+    from animdetail_trt.cli.segments import faces_finder, file_finder, masks_finder
+
+    if args.segs is not None:
+        return file_finder(args.segs)
+    if args.masks is not None:
+        return masks_finder(
+            args.masks, source, combined=args.combined, crop_factor=args.crop_factor, bbox_fill=args.bbox_fill,
+            drop_size=args.drop_size, contour_fill=args.contour_fill,
+        )  # fmt: skip
+    return faces_finder(args.crop_factor, args.mask_shape, args.min_confidence)
+
+
+def _context(args: argparse.Namespace) -> Any:
+    from animdetail_trt.sampling import ContextOptions
+
+    if args.context_length is None and args.context_overlap is None:
+        return None
+    given = {"context_length": args.context_length, "context_overlap": args.context_overlap}
+    return ContextOptions(**{name: value for name, value in given.items() if value is not None})
+
+
+def _load_pipe(args: argparse.Namespace) -> Any:
+    from animdetail_trt.models.pipe import load_pipe
+
+    pipe = load_pipe(
+        args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, context=_context(args),
+        device=args.device, dtype=args.dtype, backend=args.backend,
+    )  # fmt: skip
+    return pipe.with_prompt(args.prompt, args.negative)
+
+
+def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: Any, observer: Any) -> Tensor:
+    from animdetail_trt.detailer.detailer import DetailerForEachPipeForAnimateDiff
+
+    frames: Tensor
+    frames, *_ = DetailerForEachPipeForAnimateDiff.doit(
+        clip.frames,
+        segs,
+        guide_size=args.guide_size,
+        guide_size_for=args.guide_size_for == "bbox",
+        max_size=args.max_size,
+        seed=args.seed,
+        steps=args.steps,
+        cfg=args.cfg,
+        sampler_name=args.sampler,
+        scheduler=args.scheduler,
+        denoise=args.denoise,
+        feather=args.feather,
+        basic_pipe=pipe,
+        noise_mask_feather=args.noise_mask_feather,
+        observer=observer,
+    )
+    return frames
+
+
+def _write_preview(args: argparse.Namespace, clip: Clip, frames: Tensor, segs: SEGS) -> None:
+    from animdetail_trt.media.preview import SheetFrame, contact_sheet, pick_rows, save_sheet
+
+    rows = []
+    for index in pick_rows(len(frames), args.preview_rows):
+        seconds = clip.seconds(index)
+        caption = "" if seconds is None else f"{seconds:.2f} s"
+        rows.append(SheetFrame(f"frame {index + 1}", caption, clip.frames[index], frames[index], index))
+    sampling = f"{args.sampler} / {args.scheduler}   {args.steps} steps   cfg {args.cfg:g}"
+    title = f"{clip.source.path.name}   {_describe(clip)}"
+    subtitle = f"{sampling}   denoise {args.denoise:g}   seed {args.seed}"
+    save_sheet(args.preview, contact_sheet(rows, segs, title, subtitle))
+
+
+@contextmanager
+def _out_of_memory_hint() -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UnavailableError(
+            f"out of memory: {error}. "
+            "Use a smaller --max-size or --guide-size, a shorter --context-length, or fewer frames."
+        ) from error

@@ -1,0 +1,1 @@
+"""The detailer: plan, paint and paste each segment of a clip."""

@@ -1,0 +1,277 @@
+"""The detailer nodes: names, argument order and defaults of the Impact Pack's, outputs the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animdetail_trt import ops
+from animdetail_trt.detailer.masks import paste_mask
+from animdetail_trt.detailer.plan import (
+    SegmentPlan,
+    SizeSettings,
+    images_of,
+    inside_frame,
+    mask_of,
+    plan_segments,
+    scale_segs,
+)
+from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.detailer.segment import Painter, detail_segment
+from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.context import check_context
+from animdetail_trt.sampling.guidance import Conditioning, prompt_tokens
+from animdetail_trt.sampling.model import DiffusionModel
+from animdetail_trt.sampling.refiner import Refiner
+from animdetail_trt.sampling.run import SampleSettings
+from animdetail_trt.segs import SEG, SEGS
+
+
+class DetailerForEachPipeForAnimateDiff:
+    """Detail every segment of a clip and paste it back, each segment seeing the frames as the one before left them."""
+
+    @staticmethod
+    def doit(
+        image_frames: Any,
+        segs: SEGS,
+        guide_size: float = 512,
+        guide_size_for: bool = True,
+        max_size: float = 1024,
+        seed: int = 0,
+        steps: int = 20,
+        cfg: float = 8.0,
+        sampler_name: str = "euler",
+        scheduler: str = "simple",
+        denoise: float = 0.5,
+        feather: int = 5,
+        basic_pipe: Any = None,
+        refiner_ratio: float | None = 0.2,
+        detailer_hook: Any = None,
+        refiner_basic_pipe_opt: Any = None,
+        noise_mask_feather: int | bool = 20,
+        scheduler_func_opt: Any = None,
+        *legacy: Any,
+        inpaint_model: bool = False,
+        observer: Observer | None = None,
+    ) -> tuple[Tensor, SEGS, Any, list[Tensor]]:
+        """Return (image, segs, basic_pipe, cnet_images).
+
+        image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed
+        segs: ((H, W), [SEG, ...]); scaled to the frames if its header is another size
+        guide_size, guide_size_for, max_size: how far a crop is enlarged (True: measured on the bbox)
+        feather: pixels of Gaussian blur of the mask that the patch is pasted through
+        noise_mask_feather: the same of the mask that is sampled in; above 0 it also makes it differential
+        detailer_hook: its ``post_paste(frames)`` is called after each segment; what it returns replaces the frames
+        legacy, inpaint_model: early versions had inpaint_model before noise_mask_feather; accepted, without effect
+        observer: told of each stage and step
+
+        image is a new float32 CPU tensor; segs holds the new crops as NumPy (f, h, w, 3); basic_pipe is the object
+        that was given. Raises InputError before any work is done.
+        """
+        noise_mask_feather, scheduler_func_opt = _without_inpaint_model(noise_mask_feather, scheduler_func_opt, legacy)
+        frames = check_frames(image_frames)
+        sizes = SizeSettings(guide_size, guide_size_for, max_size)
+        settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
+        check_feather("feather", feather)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes)
+        painter = make_painter(
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
+        )
+        observer = observer or Observer()
+        observer.begin_run(len(plans), steps)
+
+        # The one copy of the frames: every segment is pasted into it in place.
+        canvas = frames.clone(memory_format=torch.contiguous_format)
+        enhanced: list[SEG] = []
+        for index, plan in enumerate(plans):
+            _begin(observer, index, plan)
+            seg = _enhance(canvas, plan, painter, index, observer)
+            with timed(observer, index, "paste"):
+                paste_seg(canvas, seg, index, feather)
+            if detailer_hook is not None:
+                with timed(observer, index, "hook"):
+                    # A hook may keep what it is given, so what follows is pasted into a copy of its own.
+                    canvas = check_frames(detailer_hook.post_paste(canvas)).clone()
+            enhanced.append(seg)
+            observer.end_segment(index)
+        return canvas, (segs[0], enhanced), basic_pipe, []
+
+
+class SEGSDetailerForAnimateDiff:
+    """Detail every segment of a clip without pasting: each sees the frames as they were given."""
+
+    @staticmethod
+    def doit(
+        image_frames: Any,
+        segs: SEGS,
+        guide_size: float = 512,
+        guide_size_for: bool = True,
+        max_size: float = 768,
+        seed: int = 0,
+        steps: int = 20,
+        cfg: float = 8.0,
+        sampler_name: str = "euler",
+        scheduler: str = "simple",
+        denoise: float = 0.5,
+        basic_pipe: Any = None,
+        refiner_ratio: float | None = 0.2,
+        refiner_basic_pipe_opt: Any = None,
+        noise_mask_feather: int | bool = 20,
+        scheduler_func_opt: Any = None,
+        *legacy: Any,
+        inpaint_model: bool = False,
+        observer: Observer | None = None,
+    ) -> tuple[SEGS, list[Tensor]]:
+        """Return (segs, cnet_images); arguments as in DetailerForEachPipeForAnimateDiff.
+
+        The header of segs is the frame size. Without ControlNet images there is one black image of 64x64.
+        """
+        noise_mask_feather, scheduler_func_opt = _without_inpaint_model(noise_mask_feather, scheduler_func_opt, legacy)
+        frames = check_frames(image_frames)
+        sizes = SizeSettings(guide_size, guide_size_for, max_size)
+        settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes)
+        painter = make_painter(
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
+        )
+        observer = observer or Observer()
+        observer.begin_run(len(plans), steps)
+        enhanced: list[SEG] = []
+        for index, plan in enumerate(plans):
+            _begin(observer, index, plan)
+            enhanced.append(_enhance(frames, plan, painter, index, observer))
+            observer.end_segment(index)
+        header, _ = scale_segs((segs[0], []), _size(frames))
+        return (header, enhanced), [torch.zeros(1, 64, 64, 3)]
+
+
+class SEGSPaste:
+    """Paste the crops that SEGS carry into frames, through their feathered masks."""
+
+    @staticmethod
+    def doit(
+        image: Any, segs: SEGS, feather: int = 5, alpha: int = 255, ref_image_opt: Any = None
+    ) -> tuple[Tensor]:
+        """Return (image,): a new float32 CPU tensor (f, H, W, 3).
+
+        A crop must have a frame for each of ``image``'s; one without a crop is passed over, unless ``ref_image_opt``
+        (f, H, W, 3) is given, whose pixels are then taken for every segment.
+        """
+        frames = check_frames(image)
+        reference = None if ref_image_opt is None else check_frames(ref_image_opt)
+        check_feather("feather", feather)
+        if not 0 <= alpha <= 255:
+            raise InputError(f"alpha {alpha} must be from 0 to 255")
+        _, items = scale_segs(segs, _size(frames))
+        if reference is not None:
+            items = [_with_pixels_of(reference, seg) for seg in items]
+        pasted = [(i, seg) for i, seg in enumerate(items) if seg.cropped_image is not None]
+        for index, seg in pasted:
+            mask_of(seg, index)
+            if len(images_of(seg, index)) < len(frames):
+                raise InputError(f"segment {index} has {len(seg.cropped_image)} frames to paste into {len(frames)}")
+        canvas = frames.clone(memory_format=torch.contiguous_format)
+        for index, seg in pasted:
+            paste_seg(canvas, seg, index, feather, alpha)
+        return (canvas,)
+
+
+def paste_seg(canvas: Tensor, seg: SEG, index: int, feather: int, alpha: int = 255) -> None:
+    """Blend the segment's crop into ``canvas`` (f, H, W, 3), in place."""
+    count = canvas.shape[0]
+    patch = images_of(seg, index)[:count]
+    weight = paste_mask(mask_of(seg, index), count, feather, alpha, (patch.shape[2], patch.shape[1]))
+    # A region that starts left of or above the frame was cropped from the frame's edge on.
+    left_top = (max(seg.crop_region[0], 0), max(seg.crop_region[1], 0))
+    ops.alpha_paste(canvas, patch, weight, left_top)
+
+
+def _with_pixels_of(reference: Tensor, seg: SEG) -> SEG:
+    region = inside_frame(seg.crop_region, _size(reference))
+    if region is None:
+        return seg._replace(cropped_image=None)
+    x1, y1, x2, y2 = region
+    return seg._replace(cropped_image=reference[:, y1:y2, x1:x2])
+
+
+def _enhance(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> SEG:
+    patch = detail_segment(frames, plan, painter, index, observer)
+    return plan.seg._replace(cropped_image=patch.numpy(), control_net_wrapper=None)
+
+
+def _begin(observer: Observer, index: int, plan: SegmentPlan) -> None:
+    observer.begin_segment(index, str(plan.seg.label), plan.crop_size, plan.work_size)
+
+
+def _size(frames: Tensor) -> tuple[int, int]:
+    return frames.shape[1], frames.shape[2]
+
+
+def check_frames(image_frames: Any) -> Tensor:
+    """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or holds NaN or infinity."""
+    try:
+        frames = torch.as_tensor(image_frames).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"image_frames must be an array (F, H, W, 3), not {type(image_frames).__name__}") from None
+    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise InputError(f"image_frames must be (F, H, W, 3) with at least one frame, not {tuple(frames.shape)}")
+    if not frames.is_floating_point():
+        raise InputError(f"image_frames must be floating point in 0..1, not {frames.dtype}. Divide 8-bit values by 255")
+    frames = frames.float().cpu()
+    if not torch.isfinite(frames.sum()):
+        bad = [i for i, frame in enumerate(frames) if not torch.isfinite(frame).all()]
+        raise InputError(f"image_frames holds NaN or infinity in frame {bad[0]} ({len(bad)} frames in all). Mend the clip")
+    return frames
+
+
+def check_feather(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{name} {value!r} must be a whole number of pixels, 0 or more")
+
+
+def make_painter(
+    basic_pipe: Any,
+    settings: SampleSettings,
+    noise_mask_feather: int,
+    refiner_ratio: float | None,
+    refiner_pipe: Any,
+    frame_count: int,
+) -> Painter:
+    """Take the pipes apart and check that they fit each other and the clip."""
+    check_feather("noise_mask_feather", noise_mask_feather)
+    model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", frame_count)
+    refiner = None
+    if refiner_pipe is not None and refiner_ratio is not None:
+        refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", frame_count)
+        refiner = Refiner(refiner_model, conditioning[0], conditioning[1], refiner_ratio)
+    return Painter(model, vae, positive, negative, settings, noise_mask_feather, refiner)
+
+
+def _open_pipe(pipe: Any, name: str, frame_count: int) -> tuple[DiffusionModel, Any, Conditioning, Conditioning]:
+    try:
+        model, _, vae, positive, negative = pipe
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be a pipe of five parts from load_pipe, not {type(pipe).__name__}") from None
+    if not isinstance(model, DiffusionModel):
+        raise InputError(f"the model of {name} must come from load_pipe, not {type(model).__name__}")
+    for sign, conditioning in (("positive", positive), ("negative", negative)):
+        tokens = prompt_tokens(conditioning or [], f"{name}'s {sign}")
+        if tokens.shape[2] != model.unet.token_dim:
+            raise InputError(
+                f"{name}'s {sign} conditioning has {tokens.shape[2]} channels, its UNet reads {model.unet.token_dim}. "
+                "Encode the prompt with the pipe's own text encoder: pipe.with_prompt"
+            )
+    check_context(frame_count, model.unet.positions, model.context)
+    return model, vae, positive, negative
+
+
+def _without_inpaint_model(noise_mask_feather: Any, scheduler_func: Any, legacy: tuple[Any, ...]) -> tuple[int, Any]:
+    """Undo the argument order of early versions: (..., inpaint_model, noise_mask_feather, scheduler_func)."""
+    if not isinstance(noise_mask_feather, bool):
+        if legacy:
+            raise InputError(f"{len(legacy)} arguments too many: {legacy!r:.80}")
+        return noise_mask_feather, scheduler_func
+    feather = 0 if scheduler_func is None else scheduler_func
+    return feather, legacy[0] if legacy else None

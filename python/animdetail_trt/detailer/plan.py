@@ -1,0 +1,146 @@
+"""What will be done to each segment, decided from numbers alone before any model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from animdetail_trt import ops
+from animdetail_trt.errors import InputError
+from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
+from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+
+@dataclass(frozen=True)
+class SizeSettings:
+    """guide_size: pixels that the shorter side is enlarged to, of the bbox if guide_size_for_bbox, else of the crop
+    max_size: pixels that the longer side of the enlarged crop may have"""
+
+    guide_size: float
+    guide_size_for_bbox: bool
+    max_size: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
+            if not value > 0:
+                raise InputError(f"{name} {value} must be above 0")
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """One segment, in frame pixels.
+
+    seg: as given, scaled to the frame size
+    crop_region: the part of seg.crop_region inside the frame; None where the segment brings its own pixels
+    crop_size, work_size: (width, height) of the crop and of what is sampled
+    """
+
+    seg: SEG
+    crop_region: CropRegion | None
+    crop_size: tuple[int, int]
+    work_size: tuple[int, int]
+
+
+def plan_segments(segs: SEGS, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings) -> list[SegmentPlan]:
+    """Plan every segment, so that a bad one is named before the first is worked on. frame_size is (height, width)."""
+    _, scaled = scale_segs(segs, frame_size)
+    return [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
+
+
+def _plan_segment(
+    index: int, seg: SEG, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings
+) -> SegmentPlan:
+    mask_of(seg, index)
+    if seg.control_net_wrapper is not None:
+        raise InputError(f"segment {index} carries a ControlNet, which this version does not apply. Remove it")
+    region: CropRegion | None = None
+    if seg.cropped_image is None:
+        region = inside_frame(seg.crop_region, frame_size)
+        if region is None:
+            raise InputError(
+                f"segment {index}: crop_region {tuple(seg.crop_region)} lies wholly outside the frame "
+                f"of {frame_size[1]}x{frame_size[0]} pixels. Drop the segment, or mend its SEGS header"
+            )
+        crop_size = (region[2] - region[0], region[3] - region[1])
+    else:
+        pixels = images_of(seg, index)
+        if pixels.shape[0] not in (1, frame_count):
+            raise InputError(f"segment {index}: cropped_image has {pixels.shape[0]} frames, the clip {frame_count}")
+        crop_size = (pixels.shape[2], pixels.shape[1])
+    work_size = upscaled_size(crop_size, seg.bbox, sizes.guide_size, sizes.guide_size_for_bbox, sizes.max_size)
+    latent_crop(work_size)  # raises where there is less than one latent
+    return SegmentPlan(seg, region, crop_size, work_size)
+
+
+def inside_frame(region: CropRegion, frame_size: tuple[int, int]) -> CropRegion | None:
+    """The part of ``region`` that lies in the frame (height, width); None where there is none."""
+    x1, y1 = max(region[0], 0), max(region[1], 0)
+    x2, y2 = min(region[2], frame_size[1]), min(region[3], frame_size[0])
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def scale_segs(segs: SEGS, frame_size: tuple[int, int]) -> SEGS:
+    """SEGS in the pixels of frames of ``frame_size`` (height, width): regions scaled, masks and crops resized."""
+    header, items = _check_segs(segs)
+    if header == frame_size or 0 in header:
+        return header, items
+    return frame_size, [_scale_seg(i, seg, header, frame_size) for i, seg in enumerate(items)]
+
+
+def _check_segs(segs: Any) -> SEGS:
+    try:
+        (height, width), items = segs
+        return (int(height), int(width)), list(items)
+    except (TypeError, ValueError):
+        raise InputError(f"segs must be ((height, width), [SEG, ...]), not {type(segs).__name__} {segs!r:.80}") from None
+
+
+def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int]) -> SEG:
+    region = scale_region(seg.crop_region, header, frame_size)
+    width, height = region[2] - region[0], region[3] - region[1]
+    if width <= 0 or height <= 0:
+        raise InputError(
+            f"segment {index}: crop_region {tuple(seg.crop_region)} of SEGS made for {header[1]}x{header[0]} pixels "
+            f"has no area in frames of {frame_size[1]}x{frame_size[0]} pixels. Drop the segment"
+        )
+    mask = mask_of(seg, index)
+    scaled_mask = resize_masks(mask if mask.ndim == 3 else mask[None], (width, height))
+    image = seg.cropped_image
+    if image is not None:
+        pixels = images_of(seg, index)
+        image = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), (width, height))
+    return seg._replace(
+        cropped_image=image,
+        cropped_mask=scaled_mask if mask.ndim == 3 else scaled_mask[0],
+        crop_region=region,
+        bbox=scale_region(seg.bbox, header, frame_size),
+    )
+
+
+def mask_of(seg: SEG, index: int) -> Tensor:
+    """The segment's mask as float32 (h, w) or (n, h, w) on the CPU."""
+    mask = torch.as_tensor(seg.cropped_mask).float().cpu()
+    if mask.ndim not in (2, 3) or 0 in mask.shape:
+        raise InputError(
+            f"segment {index}: cropped_mask must be (h, w) or (n, h, w) and not empty, not {tuple(mask.shape)}"
+        )
+    return mask
+
+
+def images_of(seg: SEG, index: int) -> Tensor:
+    """The segment's own pixels as float32 (f, h, w, 3) on the CPU."""
+    pixels = torch.as_tensor(seg.cropped_image).float().cpu()
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
+        raise InputError(f"segment {index}: cropped_image must be (f, h, w, 3), not {tuple(pixels.shape)}")
+    return pixels
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (n, h, w) resized bilinear, pixel centres aligned, to ``size`` (width, height)."""
+    if masks.shape[1:] == (size[1], size[0]):
+        return masks
+    return F.interpolate(masks[:, None], size=(size[1], size[0]), mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,1 @@
+"""Finding segments in frames. Detectors are optional packages: importing this needs none of them."""

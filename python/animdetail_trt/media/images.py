@@ -1,0 +1,146 @@
+"""Image files and folders of them as frames, and back. Pillow is imported inside functions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.pixels import to_float, to_uint8
+from animdetail_trt.media.staging import staged_file, staged_folder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"quality": 95},
+}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder in natural order (frame2 before frame10). Raises MediaError where there are none."""
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not paths:
+        raise MediaError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Check the path.")
+    return sorted(paths, key=_natural_key)
+
+
+def stems_of(paths: Sequence[Path]) -> list[str]:
+    """The names without suffix, which the written frames take over. Raises MediaError where two are the same."""
+    stems = [path.stem for path in paths]
+    stem, count = Counter(stems).most_common(1)[0]
+    if count > 1:
+        twins = ", ".join(path.name for path in paths if path.stem == stem)
+        raise MediaError(f"{twins} would both be written as {stem}.png. Rename one.")
+    return stems
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height), read from the header and turned upright by EXIF. Raises MediaError for a damaged file."""
+    with _opened(path) as image:
+        sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
+        return (image.height, image.width) if sideways else (image.width, image.height)
+
+
+def read_images(paths: Sequence[Path], on_frame: Callable[[int], None] | None = None) -> Tensor:
+    """float32 (f, h, w, 3) in 0..1, turned upright by EXIF; an alpha channel is dropped.
+
+    Raises MediaError for a damaged file or one of another size than the first.
+    """
+    return _read(paths, _rgb, on_frame)
+
+
+def read_masks(paths: Sequence[Path]) -> Tensor:
+    """MASK: float32 (n, h, w) in 0..1, the luminance of each image. Raises MediaError as ``read_images``."""
+    return _read(paths, _luminance)[..., 0]
+
+
+def write_image(path: Path, picture: Tensor) -> None:
+    """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95)."""
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise MediaError(f"cannot write a {suffix or 'nameless'} image. Use one of {', '.join(IMAGE_SUFFIXES)}.")
+    with staged_file(path) as partial:
+        _save(partial, to_uint8(picture))
+
+
+def write_images(
+    folder: Path, frames: Tensor, stems: Sequence[str], on_frame: Callable[[int], None] | None = None
+) -> None:
+    """Write float (f, h, w, 3) frames as ``folder/STEM.png``, 8 bits rounded half up; all of them or none."""
+    with staged_folder(folder) as partial:
+        for index, (picture, stem) in enumerate(zip(frames, stems, strict=True)):
+            _save(partial / f"{stem}.png", to_uint8(picture))
+            if on_frame:
+                on_frame(index + 1)
+
+
+def _read(
+    paths: Sequence[Path], convert: Callable[[Image.Image], np.ndarray], on_frame: Callable[[int], None] | None = None
+) -> Tensor:
+    pictures: list[np.ndarray] = []
+    for path in paths:
+        with _opened(path) as image:
+            try:
+                pictures.append(convert(image))
+            except OSError as error:  # a header that is fine and pixels that are cut off
+                raise MediaError(f"{path} is damaged: {error}. Export it again.") from error
+        if pictures[-1].shape != pictures[0].shape:
+            (h, w), (first_h, first_w) = pictures[-1].shape[:2], pictures[0].shape[:2]
+            raise MediaError(f"{path} is {w}x{h}, {paths[0].name} is {first_w}x{first_h}. All need one size.")
+        if on_frame:
+            on_frame(len(pictures))
+    return to_float(pictures)
+
+
+def _opened(path: Path) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise MediaError(f"{path} does not exist or is not a file. Check the path.")
+    try:
+        return Image.open(path)
+    except (UnidentifiedImageError, OSError) as error:
+        raise MediaError(f"cannot read {path} as an image. It may be damaged or not an image.") from error
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    from PIL import ImageOps
+
+    return np.asarray(_eight_bit(ImageOps.exif_transpose(image)).convert("RGB"))
+
+
+def _luminance(image: Image.Image) -> np.ndarray:
+    from PIL import ImageOps
+
+    return np.asarray(_eight_bit(ImageOps.exif_transpose(image)).convert("L"))[..., None]
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Pillow clips a 16-bit grey image to 255 where it converts one; scale it instead."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image, dtype=np.float64) / 257 + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, **_SAVE_OPTIONS.get(path.suffix.lower(), {}))
+
+
+def _natural_key(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]

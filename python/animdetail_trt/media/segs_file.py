@@ -1,0 +1,163 @@
+"""SEGS in a JSON file, written by hand or by ``write_segs``.
+
+::
+
+    {
+      "size": [144, 176],                      frame height, width that the regions refer to
+      "segs": [
+        {
+          "bbox": [60, 30, 110, 95],           x1, y1, x2, y2 in pixels, half open
+          "crop_region": [10, 0, 160, 144],    default: bbox enlarged by crop_factor, moved into the frame
+          "crop_factor": 3.0,                  default 3; only without a crop_region
+          "label": "face",                     default ""
+          "confidence": 0.98,                  default 1
+          "mask": "face.png"                   default: 1 inside bbox, 0 around it
+        }
+      ]
+    }
+
+A mask covers the crop_region and its path is relative to the JSON file: an image (its luminance), a folder of
+images (one mask per frame, natural order), or ``masks.safetensors#KEY``, a float (h, w) or (n, h, w) in 0..1.
+``cropped_image`` and ``control_net_wrapper`` are not kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.geometry import make_crop_region
+from animdetail_trt.media.images import list_images, read_masks
+from animdetail_trt.media.staging import staged_file
+from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+_FIELDS = {"bbox", "crop_region", "crop_factor", "label", "confidence", "mask"}
+
+
+def read_segs(path: Path) -> SEGS:
+    """SEGS from a file in the layout above, masks float32. Raises MediaError that names the entry and the field."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MediaError(f"{path} does not exist. Check the path.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise MediaError(f"cannot read {path} as a SEGS file: {error}.") from error
+    if not isinstance(document, dict) or not isinstance(document.get("segs"), list):
+        raise MediaError(f'{path} is no SEGS file: it needs an object with "size": [height, width] and "segs": [...].')
+    height, width = _whole_numbers(document, "size", 2, str(path))
+    if height <= 0 or width <= 0:
+        raise MediaError(f'{path}: "size" is [{height}, {width}]; both must be above 0.')
+    segs = [_read_seg(entry, (height, width), path, index) for index, entry in enumerate(document["segs"])]
+    return (height, width), segs
+
+
+def write_segs(path: Path, segs: SEGS) -> None:
+    """Write ``segs`` to ``path``, their masks, exactly, to STEM.masks.safetensors beside it."""
+    from safetensors.torch import save_file
+
+    (height, width), entries = segs
+    masks_path = path.with_name(f"{path.stem}.masks.safetensors")
+    masks = {
+        str(i): torch.as_tensor(seg.cropped_mask, dtype=torch.float32).contiguous() for i, seg in enumerate(entries)
+    }
+    document = {
+        "size": [int(height), int(width)],
+        "segs": [
+            {
+                "bbox": [int(v) for v in seg.bbox],
+                "crop_region": [int(v) for v in seg.crop_region],
+                "label": seg.label,
+                "confidence": float(seg.confidence),
+                "mask": f"{masks_path.name}#{index}",
+            }
+            for index, seg in enumerate(entries)
+        ],
+    }
+    with staged_file(masks_path) as partial:
+        save_file(masks, partial)
+    with staged_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_seg(entry: Any, size: tuple[int, int], path: Path, index: int) -> SEG:
+    where = f"{path}, segs[{index}]"
+    if not isinstance(entry, dict):
+        raise MediaError(f"{where} is {entry!r}; it must be an object with a bbox or a crop_region.")
+    if unknown := sorted(entry.keys() - _FIELDS):
+        raise MediaError(f"{where} has the unknown field {unknown[0]!r}. Known are {', '.join(sorted(_FIELDS))}.")
+    if "bbox" not in entry and "crop_region" not in entry:
+        raise MediaError(f"{where} has neither bbox nor crop_region. Give one of them: [x1, y1, x2, y2].")
+    bbox = _region(entry, "bbox" if "bbox" in entry else "crop_region", where)
+    if "crop_region" in entry:
+        crop_region = _region(entry, "crop_region", where)
+    else:
+        crop_region = make_crop_region(size[1], size[0], bbox, _number(entry, "crop_factor", 3.0, where))
+    mask = _read_mask(entry["mask"], path.parent, where) if "mask" in entry else _bbox_mask(bbox, crop_region)
+    return SEG(None, mask, _number(entry, "confidence", 1.0, where), crop_region, bbox, str(entry.get("label", "")))
+
+
+def _region(entry: Mapping[str, Any], field: str, where: str) -> CropRegion:
+    x1, y1, x2, y2 = _whole_numbers(entry, field, 4, where)
+    if x2 <= x1 or y2 <= y1:
+        raise MediaError(
+            f"{where}: {field} {[x1, y1, x2, y2]} has no area. It is [x1, y1, x2, y2] with x2 > x1, y2 > y1."
+        )
+    return x1, y1, x2, y2
+
+
+def _whole_numbers(entry: Mapping[str, Any], field: str, count: int, where: str) -> list[int]:
+    value = entry.get(field)
+    if not isinstance(value, list) or len(value) != count or not all(type(v) is int for v in value):
+        raise MediaError(f"{where}: {field} is {value!r}; it must be a list of {count} whole numbers.")
+    return value
+
+
+def _number(entry: Mapping[str, Any], field: str, default: float, where: str) -> float:
+    value = entry.get(field, default)
+    if type(value) not in (int, float):
+        raise MediaError(f"{where}: {field} is {value!r}; it must be a number.")
+    return float(value)
+
+
+def _read_mask(reference: Any, folder: Path, where: str) -> Tensor:
+    if not isinstance(reference, str):
+        raise MediaError(
+            f"{where}: mask is {reference!r}; it must be the path of an image, a folder or FILE.safetensors#KEY."
+        )
+    name, _, key = reference.partition("#")
+    path = folder / name
+    if path.suffix == ".safetensors":
+        return _read_tensor(path, key, where)
+    if path.is_dir():
+        return read_masks(list_images(path))
+    return read_masks([path])[0]
+
+
+def _read_tensor(path: Path, key: str, where: str) -> Tensor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            mask: Tensor = file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise MediaError(f"{where}: cannot read mask {path.name}#{key}: {error}.") from error
+    if mask.ndim not in (2, 3):
+        raise MediaError(
+            f"{where}: mask {path.name}#{key} has shape {tuple(mask.shape)}; it must be (h, w) or (n, h, w)."
+        )
+    return mask.to(torch.float32)
+
+
+def _bbox_mask(bbox: CropRegion, crop_region: CropRegion) -> Tensor:
+    """float32 (h, w) over ``crop_region``: 1 inside ``bbox``, 0 around it."""
+    left, top, right, bottom = crop_region
+    mask = torch.zeros(bottom - top, right - left)
+    x1, y1, x2, y2 = bbox
+    mask[max(y1 - top, 0) : max(y2 - top, 0), max(x1 - left, 0) : max(x2 - left, 0)] = 1
+    return mask

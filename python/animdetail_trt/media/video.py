@@ -1,0 +1,287 @@
+"""Videos through PyAV: frames out, frames in, with rate, time stamps, colour tags and sound kept.
+
+PyAV is imported inside functions: importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.colour import BT709, Colour, from_rgb, to_rgb
+from animdetail_trt.media.pixels import to_float, to_uint8
+from animdetail_trt.media.staging import staged_file, staged_probe
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer, OutputContainer
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
+"""What can be written; anything that FFmpeg knows can be read."""
+
+OnFrame = Callable[[int], None]
+"""Called with the number of frames done so far."""
+
+
+@dataclass(frozen=True)
+class VideoStyle:
+    """What a written video takes over from the one that was read."""
+
+    rate: Fraction
+    time_base: Fraction
+    """Seconds per tick of the time stamps."""
+    sample_aspect_ratio: Fraction = Fraction(1)
+    colour: Colour = BT709
+    sound_from: Path | None = None
+    """The file whose audio streams are copied, packet by packet."""
+    start: Fraction = Fraction(0)
+    """Seconds at which that file begins; written files begin at 0."""
+
+    @classmethod
+    def at_rate(cls, rate: Fraction) -> VideoStyle:
+        """For frames that never were a video: constant rate, bt709, square pixels, no sound."""
+        return cls(rate=rate, time_base=1 / rate)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a look at the header and the first frame tells."""
+
+    path: Path
+    width: int
+    height: int
+    """Upright, after ``quarter_turns``."""
+    frame_count: int
+    """0 where the header does not say; a hint, not a promise."""
+    quarter_turns: int
+    """Anticlockwise turns that bring decoded frames upright."""
+    style: VideoStyle
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Open ``path`` and decode its first frame. Raises MediaError if it is missing, damaged or holds no picture."""
+    with _open_video(path) as (container, stream):
+        frame = next(_decode(container, stream, path), None)
+        if frame is None:
+            raise MediaError(f"{path} holds no frames: it is empty or cut off. Export it again.")
+        turns = getattr(frame, "rotation", 0) // 90 % 4
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        width, height = frame.width, frame.height
+        if turns % 2:
+            width, height, aspect = height, width, 1 / aspect
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        style = VideoStyle(
+            rate=rate,
+            time_base=stream.time_base or 1 / rate,
+            sample_aspect_ratio=aspect,
+            colour=Colour.of_frame(frame, stream.codec_context),
+            sound_from=path if container.streams.audio else None,
+            start=Fraction(max(container.start_time or 0, 0), 1_000_000),
+        )
+        return VideoInfo(path, width, height, stream.frames, turns, style)
+
+
+def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor, list[int]]:
+    """All frames, float32 (f, h, w, 3) in 0..1, and their time stamps in ticks of ``info.style.time_base``.
+
+    Time stamps count from ``info.style.start`` and rise strictly; where the file's do not, constant-rate ones are made.
+    """
+    pictures: list[np.ndarray] = []
+    stamps: list[int | None] = []
+    with _open_video(info.path) as (container, stream):
+        for frame in _decode(container, stream, info.path):
+            pictures.append(np.rot90(to_rgb(frame, info.style.colour), info.quarter_turns))
+            stamps.append(frame.pts)
+            if pictures[-1].shape != pictures[0].shape:
+                raise MediaError(
+                    f"frame {len(pictures) - 1} of {info.path} is {_size_of(pictures[-1])}, the first is "
+                    f"{_size_of(pictures[0])}. Convert the video to one size first."
+                )
+            if on_frame:
+                on_frame(len(pictures))
+    return to_float(pictures), _rising(stamps, info.style)
+
+
+def write_video(
+    path: Path,
+    frames: Tensor,
+    style: VideoStyle,
+    stamps: Sequence[int] | None = None,
+    *,
+    lossless: bool = False,
+    on_frame: OnFrame | None = None,
+) -> None:
+    """Write ``frames``, float32 (f, h, w, 3) in 0..1, to ``path``; the container is chosen by its suffix.
+
+    H.264 at crf 16 (VP9 at crf 24 in .webm), yuv420p; an odd width or height becomes yuv444p, so that the size is
+    kept. ``lossless`` is FFV1 in RGB and needs .mkv. ``stamps`` default to the constant rate. Sound is copied from
+    ``style.sound_from``; subtitles and chapters are not. ``path`` is replaced only when all is written.
+    Raises MediaError for a suffix that is not in VIDEO_SUFFIXES, sound that the container cannot hold, a full disk.
+    """
+    import av
+
+    stamps = stamps if stamps is not None else _constant_stamps(len(frames), style)
+    with (
+        staged_file(path) as partial,
+        _open_output(partial, path, frames.shape[2], frames.shape[1], style, lossless) as (
+            container,
+            stream,
+            sound,
+        ),
+    ):
+        for index, (picture, stamp) in enumerate(zip(frames, stamps, strict=True)):
+            frame = av.VideoFrame.from_ndarray(to_uint8(picture), format="rgb24")
+            frame = from_rgb(frame, stream.pix_fmt or "", style.colour)
+            frame.pts, frame.time_base = stamp, style.time_base
+            sound.mux_until(stamp * style.time_base)
+            container.mux(stream.encode(frame))
+            if on_frame:
+                on_frame(index + 1)
+        container.mux(stream.encode(None))
+        sound.mux_until(None)
+
+
+def check_video_output(path: Path, width: int, height: int, style: VideoStyle, lossless: bool = False) -> None:
+    """Write a header with all streams beside ``path`` and remove it: raises what ``write_video`` would, before work."""
+    with staged_probe(path) as probe, _open_output(probe, path, width, height, style, lossless):
+        pass
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    import av
+
+    if not path.is_file():
+        raise MediaError(f"{path} does not exist or is not a file. Check the path.")
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        reason = "the file is empty" if path.stat().st_size == 0 else error.strerror
+        raise MediaError(f"cannot read {path} as a video: {reason}. It may be damaged or not a video.") from error
+    with container:
+        if not container.streams.video:
+            raise MediaError(f"{path} has no video stream, only {[s.type for s in container.streams]}.")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _decode(container: InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+    import av
+
+    count = 0
+    try:
+        for frame in container.decode(stream):
+            yield frame
+            count += 1
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path} is damaged after frame {count}: {error.strerror}. Export it again.") from error
+
+
+@contextmanager
+def _open_output(
+    partial: Path, path: Path, width: int, height: int, style: VideoStyle, lossless: bool
+) -> Iterator[tuple[OutputContainer, av.VideoStream, _Sound]]:
+    import av
+
+    suffix = path.suffix.lower()
+    codec, pix_fmt, options = _codec(suffix, width, height, lossless)
+    # Moves the index to the front, so that a browser can begin to play while it loads.
+    muxing = {"movflags": "+faststart"} if suffix in (".mp4", ".mov", ".m4v") else {}
+    with ExitStack() as stack:
+        container = stack.enter_context(av.open(str(partial), "w", container_options=muxing))
+        stream: Any = container.add_stream(codec, rate=style.rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.time_base = stream.codec_context.time_base = style.time_base
+        stream.codec_context.sample_aspect_ratio = style.sample_aspect_ratio
+        style.colour.tag(stream.codec_context)
+        sound = _Sound(container, style, path, stack)
+        try:
+            container.start_encoding()
+        except (av.error.FFmpegError, ValueError) as error:
+            held = f" with sound in {', '.join(sound.codecs)}" if sound.codecs else ""
+            raise MediaError(
+                f"a {suffix} file cannot hold {width}x{height} {codec}{held}: {error}. "
+                "Write to .mkv, which holds everything" + (", or drop the sound with --no-sound." if held else ".")
+            ) from error
+        yield container, stream, sound
+
+
+def _codec(suffix: str, width: int, height: int, lossless: bool) -> tuple[str, str, dict[str, str]]:
+    """(codec, pixel format, options) for a container."""
+    if suffix not in VIDEO_SUFFIXES:
+        raise MediaError(f"cannot write a {suffix or 'nameless'} video. Use one of {', '.join(VIDEO_SUFFIXES)}.")
+    if lossless:
+        if suffix != ".mkv":
+            raise MediaError(f"lossless video is FFV1, which {suffix} does not hold. Write to .mkv.")
+        return "ffv1", "bgr0", {}
+    pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    if suffix == ".webm":
+        return "libvpx-vp9", pix_fmt, {"crf": "24", "b": "0", "row-mt": "1", "cpu-used": "4"}
+    return "libx264", pix_fmt, {"crf": "16", "preset": "medium"}
+
+
+class _Sound:
+    """The audio packets of one file on their way into another, in step with the pictures."""
+
+    def __init__(self, container: OutputContainer, style: VideoStyle, path: Path, stack: ExitStack) -> None:
+        import av
+
+        self.codecs: list[str] = []
+        self._container = container
+        self._start = style.start
+        self._packets: Iterator[Any] = iter(())
+        self._next: Any = None
+        if style.sound_from is None:
+            return
+        source = stack.enter_context(av.open(str(style.sound_from)))
+        streams = source.streams.audio
+        self.codecs = [stream.codec_context.name for stream in streams]
+        try:
+            self._targets = {stream.index: container.add_stream_from_template(stream) for stream in streams}
+        except (av.error.FFmpegError, ValueError) as error:
+            raise MediaError(
+                f"a {path.suffix} file cannot hold the sound of {style.sound_from} ({', '.join(self.codecs)}). "
+                "Write to .mkv, which holds everything, or drop the sound with --no-sound."
+            ) from error
+        # The last packet of a stream is an empty one that tells a decoder to flush: it has no dts.
+        self._packets = (packet for packet in source.demux(streams) if packet.dts is not None)
+        self._next = next(self._packets, None)
+
+    def mux_until(self, seconds: Fraction | None) -> None:
+        """Write every packet that begins up to ``seconds``; all that are left where it is None."""
+        while self._next is not None:
+            packet = self._next
+            time_base = packet.time_base
+            if seconds is not None and packet.dts * time_base - self._start > seconds:
+                return
+            shift = round(self._start / time_base)
+            packet.dts -= shift
+            packet.pts = packet.pts - shift if packet.pts is not None else packet.dts
+            packet.stream = self._targets[packet.stream.index]
+            self._container.mux(packet)
+            self._next = next(self._packets, None)
+
+
+def _rising(stamps: Sequence[int | None], style: VideoStyle) -> list[int]:
+    shift = round(style.start / style.time_base)
+    kept = [stamp - shift for stamp in stamps if stamp is not None]
+    rises = len(kept) == len(stamps) and all(a < b for a, b in pairwise(kept))
+    return kept if rises else _constant_stamps(len(stamps), style)
+
+
+def _constant_stamps(count: int, style: VideoStyle) -> list[int]:
+    return [round(index / style.rate / style.time_base) for index in range(count)]
+
+
+def _size_of(picture: np.ndarray) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"

@@ -1,0 +1,1 @@
+"""Model files to modules: checkpoint layouts, motion modules, text encoder, VAE."""

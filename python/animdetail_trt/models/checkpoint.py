@@ -1,0 +1,187 @@
+"""Reading model files: safetensors only, and each file recognised by its keys before anything is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import CheckpointError
+
+StateDict: TypeAlias = dict[str, Tensor]
+Kind: TypeAlias = Literal[
+    "sd15",
+    "sd15-inpainting",
+    "sd2",
+    "sdxl",
+    "other-diffusion",
+    "motion-module",
+    "sdxl-motion-module",
+    "motion-module-diffusers",
+    "motion-lora",
+    "lora",
+    "controlnet",
+    "unet",
+    "vae",
+    "text-encoder",
+    "embedding",
+    "unknown",
+]
+
+_ARTICLE: dict[str, str] = {
+    "sd15": "a Stable Diffusion 1.5 checkpoint",
+    "sd15-inpainting": "an inpainting (or edit) checkpoint, whose UNet takes more than 4 input channels",
+    "sd2": "a Stable Diffusion 2.x checkpoint",
+    "sdxl": "an SDXL checkpoint",
+    "other-diffusion": "a diffusion transformer checkpoint (SD 3, Flux or another family)",
+    "motion-module": "an AnimateDiff motion module",
+    "sdxl-motion-module": "a motion module for SDXL (it has three levels of blocks, SD 1.5 has four)",
+    "motion-module-diffusers": "a motion module in the diffusers layout",
+    "motion-lora": "a motion LoRA",
+    "lora": "a LoRA",
+    "controlnet": "a ControlNet",
+    "unet": "a UNet alone",
+    "vae": "a VAE alone",
+    "text-encoder": "a text encoder alone",
+    "embedding": "a textual inversion embedding",
+    "unknown": "no model of a kind that is known here",
+}
+_PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+
+
+def read_tensors(path: str | Path) -> StateDict:
+    """All tensors of one safetensors file, on the CPU, as stored.
+
+    Raises CheckpointError for a missing, damaged or pickled file; a pickle can run code when it is read, so none is.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"no such file: {path}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; a .safetensors file is needed here")
+    if path.suffix.lower() in _PICKLE_SUFFIXES or _looks_pickled(path):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is read, so it is refused. "
+            "Convert it once, in a place that you trust: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'out.safetensors')"
+        )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}). Download or copy it again"
+        ) from error
+
+
+def _looks_pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head.startswith(b"PK\x03\x04") or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def recognise(tensors: StateDict) -> Kind:
+    """What kind of model file these tensors come from, by the names of its keys and a few shapes."""
+    keys = tensors.keys()
+    for kind, matches in _RULES:
+        if matches(keys):
+            return kind
+    if any(k.startswith("model.diffusion_model.input_blocks.0.0.") for k in keys):
+        return _recognise_ldm(tensors)
+    return "unknown"
+
+
+def _recognise_ldm(tensors: StateDict) -> Kind:
+    if tensors["model.diffusion_model.input_blocks.0.0.weight"].shape[1] != 4:
+        return "sd15-inpainting"
+    cross = next((t for k, t in tensors.items() if k.endswith("attn2.to_k.weight")), None)
+    return "sd2" if cross is not None and cross.shape[1] == 1024 else "sd15"
+
+
+def _any(*parts: str) -> Callable[[Collection[str]], bool]:
+    return lambda keys: any(part in key for key in keys for part in parts)
+
+
+def _start(*prefixes: str) -> Callable[[Collection[str]], bool]:
+    return lambda keys: any(key.startswith(prefixes) for key in keys)
+
+
+def _motion(*, four_levels: bool) -> Callable[[Collection[str]], bool]:
+    return lambda keys: _any("temporal_transformer.")(keys) and _any("down_blocks.3.")(keys) is four_levels
+
+
+# First match wins: the special before the general.
+_RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
+    ("motion-lora", lambda keys: _any("temporal_transformer.")(keys) and _any("lora")(keys)),
+    ("motion-module", _motion(four_levels=True)),
+    ("sdxl-motion-module", _motion(four_levels=False)),
+    ("motion-module-diffusers", lambda keys: _any("motion_modules.")(keys) and not _start("conv_in.")(keys)),
+    ("lora", _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "hada_w1", "lokr_w", ".dora_scale")),
+    ("controlnet", _any("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "zero_convs.")),
+    ("sdxl", _any("model.diffusion_model.label_emb.", "conditioner.embedders.", "add_embedding.")),
+    ("other-diffusion", _any("double_blocks.", "joint_blocks.", "transformer_blocks.0.attn.to_q.", "cap_embedder.")),
+    ("embedding", _any("emb_params", "string_to_param")),
+    ("unet", _start("down_blocks.0.resnets.", "input_blocks.0.")),
+    ("vae", lambda keys: _start("encoder.", "first_stage_model.")(keys) and not _start("model.diffusion_model.")(keys)),
+    ("text-encoder", lambda keys: _start("text_model.", "cond_stage_model.")(keys) and not _start("model.")(keys)),
+)
+
+
+def require_kind(path: str | Path, tensors: StateDict, wanted: Collection[Kind], purpose: str) -> Kind:
+    """The kind of the file, or a CheckpointError that says what it is and where it belongs."""
+    kind = recognise(tensors)
+    if kind in wanted:
+        return kind
+    remedy = {
+        "lora": "Give it as a LoRA: --lora FILE:STRENGTH, or loras=[(path, strength)]",
+        "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
+        "vae": "Give it as the VAE: --vae FILE, or vae=path",
+        "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
+        "sd15": "Give it as the checkpoint: --checkpoint FILE",
+    }.get(kind, f"Choose {' or '.join(_ARTICLE[k] for k in wanted)}")
+    raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turn what goes wrong while a file's tensors are looked up and renamed into one message."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} lacks a part that every Stable Diffusion 1.5 model has ({error!r}). "
+            "It is damaged, or a variant that this version does not read"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a module's weights live, and as what."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def load_exactly(module: torch.nn.Module, tensors: StateDict, source: str, place: Placement) -> None:
+    """Give a module on the meta device its weights; a tensor missing, left over or misshapen is named."""
+    shapes = {key: value.shape for key, value in module.state_dict().items()}
+    missing = sorted(shapes.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - shapes.keys())
+    misshapen = [key for key in shapes.keys() & tensors.keys() if shapes[key] != tensors[key].shape]
+    for what, names in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", sorted(misshapen))):
+        if names:
+            raise CheckpointError(
+                f"{source} {what} {len(names)} tensors, the first of them {names[0]!r}. "
+                "It is damaged, or a variant that this version does not read"
+            )
+    module.load_state_dict(
+        {key: value.to(place.device, place.dtype) for key, value in tensors.items()}, strict=True, assign=True
+    )
+    module.eval().requires_grad_(False)

@@ -1,0 +1,72 @@
+"""The SD VAE (Kingma & Welling 2013; Rombach et al. 2022) as a diffusers AutoencoderKL built from the weights alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from animdetail_trt.models.checkpoint import Placement, StateDict, load_exactly, read_tensors, require_kind
+
+LDM_PREFIX = "first_stage_model."
+_OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_vae_file(path: str | Path) -> StateDict:
+    """A VAE file of its own, in the LDM or the diffusers layout, as diffusers names its tensors."""
+    tensors = read_tensors(path)
+    require_kind(path, tensors, ("vae", "sd15"), "a VAE")
+    if any(".resnets." in key for key in tensors):
+        return vae_from_diffusers(tensors)
+    return vae_from_ldm(tensors)
+
+
+def vae_from_diffusers(tensors: StateDict) -> StateDict:
+    """Rename the attention of files written before diffusers 0.15."""
+    pattern = re.compile(r"(mid_block\.attentions\.0\.)(query|key|value|proj_attn)\.")
+    return {pattern.sub(lambda m: f"{m[1]}{_OLD_ATTENTION_NAMES[m[2]]}.", key): value for key, value in tensors.items()}
+
+
+def vae_from_ldm(tensors: StateDict) -> StateDict:
+    """The VAE's tensors of a single-file checkpoint or of a VAE file, renamed to the diffusers layout."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    prefix = LDM_PREFIX if any(key.startswith(LDM_PREFIX) for key in tensors) else ""
+    vae = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    vae = {key: value for key, value in vae.items() if not key.startswith(("loss.", "model_ema."))}
+    levels = 1 + max(int(match[1]) for match in map(re.compile(r"encoder\.down\.(\d+)\.").match, vae) if match)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    converted: StateDict = convert_ldm_vae_checkpoint(vae, blocks)
+    return converted
+
+
+def vae_config(tensors: StateDict) -> dict[str, Any]:
+    """The diffusers configuration that these weights (diffusers layout) were made for, read from their shapes."""
+    levels = 1 + max(
+        int(match[1]) for match in map(re.compile(r"encoder\.down_blocks\.(\d+)\.").match, tensors) if match
+    )
+    layers = 1 + max(
+        int(match[1]) for match in map(re.compile(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.").match, tensors) if match
+    )
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": tuple(
+            tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
+        ),
+        "layers_per_block": layers,
+        "latent_channels": tensors["post_quant_conv.weight"].shape[0],
+    }
+
+
+def build_vae(tensors: StateDict, source: str, place: Placement) -> nn.Module:
+    """Build an AutoencoderKL on the meta device and give it the tensors."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    with torch.device("meta"):
+        module = AutoencoderKL(**vae_config(tensors))
+    load_exactly(module, tensors, f"the VAE of {source}", place)
+    return module

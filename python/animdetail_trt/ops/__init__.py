@@ -1,0 +1,34 @@
+"""The pixel path: crop, resample, feather, paste. Tensors in and out are torch's or NumPy's, float32.
+
+:mod:`.reference` defines every op in plain torch; :mod:`.native` computes the same in C++.
+"""
+
+from animdetail_trt.ops.native import (
+    alpha_paste,
+    crop_resize,
+    crop_resize_into,
+    crop_resize_to_vae,
+    crop_resize_to_vae_into,
+    feather_mask,
+    feather_mask_into,
+    merge_masks,
+    num_threads,
+    resize_from_vae,
+    resize_from_vae_into,
+    set_num_threads,
+)
+
+__all__ = [
+    "alpha_paste",
+    "crop_resize",
+    "crop_resize_into",
+    "crop_resize_to_vae",
+    "crop_resize_to_vae_into",
+    "feather_mask",
+    "feather_mask_into",
+    "merge_masks",
+    "num_threads",
+    "resize_from_vae",
+    "resize_from_vae_into",
+    "set_num_threads",
+]

@@ -1,0 +1,245 @@
+"""The ops in C++, for torch tensors and NumPy arrays of any strides; each is defined by its namesake in `reference`.
+
+Inputs are float32 and may be read-only. A result is of the kind of the first input, torch or NumPy. The ``_into`` forms
+write to memory of the caller's, which must not overlap an input, and return it. Work is shared among
+:func:`num_threads` threads, without the GIL.
+
+Raises :class:`~animdetail_trt.errors.InputError` for an argument of a wrong type, shape, dtype or value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+import numpy as np
+import torch
+
+from animdetail_trt import _C
+from animdetail_trt.errors import InputError
+from animdetail_trt.ops import reference
+from animdetail_trt.segs import CropRegion
+
+Array: TypeAlias = "torch.Tensor | np.ndarray[Any, np.dtype[Any]]"
+ArrayT = TypeVar("ArrayT", torch.Tensor, "np.ndarray[Any, np.dtype[Any]]")
+PassOrder: TypeAlias = Literal["pillow13", "horizontal_first"]
+
+_INT64_LIMIT = 2**63
+
+
+def crop_resize(
+    frames: ArrayT, crop_region: CropRegion, size: tuple[int, int], *, pass_order: PassOrder = "pillow13"
+) -> ArrayT:
+    """Resample ``frames[:, y1:y2, x1:x2]`` to ``size`` with Pillow's 8-bit LANCZOS, to the bit.
+
+    Args:
+        frames: (f, h, w, c) in 0..1, c from 1 to 4.
+        crop_region: half open; x2 and y2 are clipped to the frame, x1 and y1 must not be negative.
+        size: (width, height) of the result.
+        pass_order: which axis first: as Pillow 13.0 decides it, or always horizontal, as Pillow up to 12 did.
+
+    Returns:
+        (f, height, width, c), multiples of 1/255.
+    """
+    f, _, _, c = _shape("crop_resize", "frames", frames, "(f, h, w, c)")
+    width, height = _size("crop_resize", size)
+    return crop_resize_into(_empty(frames, (f, height, width, c)), frames, crop_region, pass_order=pass_order)
+
+
+def crop_resize_into(
+    out: ArrayT, frames: Array, crop_region: CropRegion, *, pass_order: PassOrder = "pillow13"
+) -> ArrayT:
+    """:func:`crop_resize` to the size of ``out`` (f, height, width, c)."""
+    op = "crop_resize"
+    region, order = _region(op, crop_region), _pass_order(op, pass_order)
+    with _input_errors():
+        _C.crop_resize(_lend(op, "out", out), _lend(op, "frames", frames), region, order)
+    return out
+
+
+def crop_resize_to_vae(
+    frames: ArrayT, crop_region: CropRegion, size: tuple[int, int], *, pass_order: PassOrder = "pillow13"
+) -> ArrayT:
+    """Resample a crop straight to what a VAE encodes: ``2 x - 1`` of :func:`crop_resize`, its centre cut to multiples of 8.
+
+    Args:
+        frames: (f, h, w, 3) in 0..1.
+        crop_region, pass_order: as in :func:`crop_resize`.
+        size: (width, height) before the cut, each at least 8.
+
+    Returns:
+        (f, 3, height // 8 * 8, width // 8 * 8) in -1..1; the cut starts at (side % 8) // 2.
+    """
+    f, _, _, _ = _shape("crop_resize_to_vae", "frames", frames, "(f, h, w, 3)")
+    width, height = _size("crop_resize_to_vae", size)
+    out = _empty(frames, (f, 3, height // 8 * 8, width // 8 * 8))
+    return crop_resize_to_vae_into(out, frames, crop_region, size, pass_order=pass_order)
+
+
+def crop_resize_to_vae_into(
+    out: ArrayT, frames: Array, crop_region: CropRegion, size: tuple[int, int], *, pass_order: PassOrder = "pillow13"
+) -> ArrayT:
+    """:func:`crop_resize_to_vae` into ``out``."""
+    op = "crop_resize_to_vae"
+    width, height = _size(op, size)
+    region, order = _region(op, crop_region), _pass_order(op, pass_order)
+    with _input_errors():
+        _C.crop_resize_to_vae(_lend(op, "out", out), _lend(op, "frames", frames), region, width, height, order)
+    return out
+
+
+def resize_from_vae(decoded: ArrayT, size: tuple[int, int], *, pass_order: PassOrder = "pillow13") -> ArrayT:
+    """Resample what a VAE decoded: ``clip((x + 1) / 2, 0, 1)``, then Pillow's 8-bit LANCZOS to ``size``.
+
+    Args:
+        decoded: (f, 3, h, w), about -1..1.
+        size: (width, height) of the result.
+        pass_order: as in :func:`crop_resize`.
+
+    Returns:
+        (f, height, width, 3), multiples of 1/255.
+    """
+    f, _, _, _ = _shape("resize_from_vae", "decoded", decoded, "(f, 3, h, w)")
+    width, height = _size("resize_from_vae", size)
+    return resize_from_vae_into(_empty(decoded, (f, height, width, 3)), decoded, pass_order=pass_order)
+
+
+def resize_from_vae_into(out: ArrayT, decoded: Array, *, pass_order: PassOrder = "pillow13") -> ArrayT:
+    """:func:`resize_from_vae` to the size of ``out`` (f, height, width, 3)."""
+    op = "resize_from_vae"
+    order = _pass_order(op, pass_order)
+    with _input_errors():
+        _C.resize_from_vae(_lend(op, "out", out), _lend(op, "decoded", decoded), order)
+    return out
+
+
+def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255) -> ArrayT:
+    """Blur ``mask`` (Gaussian, sigma 10, size ``2 feather_px + 1``) and multiply it by ``alpha / 255``.
+
+    Args:
+        mask: (h, w) or (n, h, w) in 0..1.
+        feather_px: radius; 0 or less blurs nothing. A kernel that does not fit the mask becomes half its shorter side.
+        alpha: 0 to 255.
+
+    Returns:
+        The shape of ``mask``, within 2e-6 of the reference.
+    """
+    shape = tuple(_lend("feather_mask", "mask", mask).shape)
+    return feather_mask_into(_empty(mask, shape), mask, feather_px, alpha)
+
+
+def feather_mask_into(out: ArrayT, mask: Array, feather_px: int, alpha: float = 255) -> ArrayT:
+    """:func:`feather_mask` into ``out``, of the shape of ``mask``."""
+    op = "feather_mask"
+    (radius,) = _integers(op, "feather_px", (feather_px,), 1)
+    with _input_errors():
+        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), radius, float(alpha))
+    return out
+
+
+def alpha_paste(canvas: ArrayT, patch: Array, mask: Array, left_top: tuple[int, int]) -> ArrayT:
+    """Paste ``patch`` at ``left_top``, in place: ``(1 - mask) canvas + mask patch`` in float32, not rounded.
+
+    Args:
+        canvas: (f, h, w, c), changed where the patch lies on it and nowhere else.
+        patch: (f, h', w', c); what lies outside the canvas, at any side, is left out.
+        mask: (h', w'), (1, h', w') or (f, h', w').
+        left_top: (x, y) of the patch's corner, may be negative.
+
+    Returns:
+        ``canvas``.
+    """
+    op = "alpha_paste"
+    x, y = _integers(op, "left_top", left_top, 2)
+    with _input_errors():
+        _C.alpha_paste(_lend(op, "canvas", canvas), _lend(op, "patch", patch), _lend(op, "mask", mask), x, y)
+    return canvas
+
+
+def merge_masks(masks: ArrayT, *, first_factor: int = 255) -> ArrayT:
+    """Merge masks (n, h, w) to one (h, w) of 0 and 1, as the reference does where their count is not the frames'.
+
+    Args:
+        masks: 0..1, n at least 1.
+        first_factor: what the first mask is multiplied by on its way to 8 bits. 255 is the rule of SEGSPaste; the
+            detailer's loses the factor, so 1 there.
+    """
+    _shape("merge_masks", "masks", masks, "(n, h, w)")
+    if len(masks) == 0:
+        raise InputError("merge_masks: masks is empty. Give at least one mask")
+    if isinstance(masks, np.ndarray):
+        return reference.merge_masks(torch.from_numpy(np.array(masks)), first_factor).numpy()
+    return reference.merge_masks(masks, first_factor)
+
+
+def set_num_threads(count: int) -> None:
+    """Let the ops use ``count`` threads; 0 means one for each processor that this process may run on (the default)."""
+    if not 0 <= count <= 1024:
+        raise InputError(f"set_num_threads: count is {count}. It must be 0 to 1024")
+    _C.set_num_threads(count)
+
+
+def num_threads() -> int:
+    """Threads that the ops use."""
+    return _C.num_threads()
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """What C++ refuses is an InputError here."""
+    try:
+        yield
+    except (ValueError, BufferError) as error:
+        raise InputError(str(error)) from None
+
+
+def _lend(op: str, name: str, array: Any) -> Any:
+    """What C++ can borrow from ``array``; gradients are not recorded through these ops."""
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    if not hasattr(array, "__dlpack__"):
+        raise InputError(f"{op}: {name} must be a torch tensor or a NumPy array, got {type(array).__name__}")
+    return array
+
+
+def _empty(like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
+    if isinstance(like, np.ndarray):
+        return np.empty(shape, np.float32)
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _shape(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
+    shape = tuple(_lend(op, name, array).shape)
+    if len(shape) != axes.count(",") + 1:
+        raise InputError(f"{op}: {name} must be {axes}, got shape {shape}")
+    return shape
+
+
+def _size(op: str, size: Sequence[int]) -> tuple[int, int]:
+    width, height = _integers(op, "size", size, 2)
+    if width < 1 or height < 1:
+        raise InputError(f"{op}: size is ({width}, {height}). It is (width, height), each at least 1")
+    return width, height
+
+
+def _region(op: str, crop_region: Sequence[int]) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = _integers(op, "crop_region", crop_region, 4)
+    return x1, y1, x2, y2
+
+
+def _integers(op: str, name: str, values: Sequence[int], count: int) -> tuple[int, ...]:
+    try:
+        integers = tuple(operator.index(value) for value in values)
+    except TypeError:
+        integers = ()
+    if len(integers) != count or not all(-_INT64_LIMIT <= integer < _INT64_LIMIT for integer in integers):
+        raise InputError(f"{op}: {name} must be {count} integers, got {values!r}")
+    return integers
+
+
+def _pass_order(op: str, pass_order: str) -> str:
+    if pass_order not in get_args(PassOrder):
+        raise InputError(f"{op}: pass_order is {pass_order!r}. It must be one of {', '.join(get_args(PassOrder))}")
+    return pass_order

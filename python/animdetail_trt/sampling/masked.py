@@ -1,0 +1,61 @@
+"""Sampling where a mask says: inside it the model paints, outside it the latent stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from animdetail_trt.sampling.model_sampling import ModelSampling
+
+Denoiser: TypeAlias = Callable[[Tensor, float], Tensor]
+"""``denoise(x, sigma)`` -> the model's estimate of the noise-free latent, of the shape of x (f, 4, lh, lw)."""
+MaskAt: TypeAlias = Callable[[float], Tensor]
+"""The mask that holds at a sigma."""
+
+
+def latent_mask(noise_mask: Tensor, latent: Tensor) -> Tensor:
+    """noise_mask (n, h, w) in 0..1, n = 1 or f, resized bilinear to the latent's size -> (f or 1, 1, lh, lw)."""
+    mask = F.interpolate(noise_mask.float()[:, None], size=latent.shape[-2:], mode="bilinear", align_corners=False)
+    return _repeat_to(mask, latent.shape[0]).to(latent.device)
+
+
+def _repeat_to(mask: Tensor, frames: int) -> Tensor:
+    if mask.shape[0] in (1, frames):
+        return mask
+    repeats = -(-frames // mask.shape[0])
+    return mask.repeat(repeats, 1, 1, 1)[:frames]
+
+
+@dataclass(frozen=True)
+class DifferentialMask:
+    """A grey value is the point of the schedule from which on its pixel is painted (Levin & Fried 2023,
+    arXiv:2306.00950): white from the first step, black never. Binary at every sigma."""
+
+    mask: Tensor
+    model_sampling: ModelSampling
+    sigmas: Sequence[float]
+
+    def __call__(self, sigma: float) -> Tensor:
+        timestep = self.model_sampling.timestep
+        start = timestep(self.sigmas[0])
+        end = timestep(max(self.sigmas[-1], self.model_sampling.sigma_min))
+        if start == end:
+            return torch.ones_like(self.mask)
+        threshold = (timestep(sigma) - end) / (start - end)
+        return (self.mask >= threshold).to(self.mask.dtype)
+
+
+def masked(denoise: Denoiser, mask_at: MaskAt, latent: Tensor, noise: Tensor) -> Denoiser:
+    """Hold what lies outside the mask at ``latent``: noised to the current sigma before the model, clean after."""
+
+    def denoise_masked(x: Tensor, sigma: float) -> Tensor:
+        mask = mask_at(sigma)
+        x = x * mask + (latent + sigma * noise) * (1 - mask)
+        return denoise(x, sigma) * mask + latent * (1 - mask)
+
+    return denoise_masked

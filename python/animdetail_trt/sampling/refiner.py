@@ -1,0 +1,80 @@
+"""Two models on one schedule: the first paints, the second finishes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.guidance import Conditioning
+from animdetail_trt.sampling.masked import latent_mask
+from animdetail_trt.sampling.model import DiffusionModel
+from animdetail_trt.sampling.noise import initial_noise
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample_sigmas
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """The second model, its own conditioning, and the part of the steps that it takes (0..1)."""
+
+    model: DiffusionModel
+    positive: Conditioning
+    negative: Conditioning
+    ratio: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise InputError(f"refiner_ratio {self.ratio} must be from 0 to 1")
+
+
+def ksample_refined(
+    model: DiffusionModel,
+    settings: SampleSettings,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Tensor,
+    refiner: Refiner,
+    noise_mask: NoiseMask,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """As ``ksample``, the last ``refiner.ratio`` of the steps by the refiner.
+
+    The first model stops with its noise still in; what it made is laid over the original latent through the mask,
+    and the refiner goes on from there, adding no noise of its own. Grey stays grey for it: a differential mask is the
+    first model's alone.
+    """
+    switch = settings.first_step + math.floor(settings.steps * (1 - refiner.ratio))
+    done = switch - settings.first_step
+
+    def count(offset: int) -> Callable[[int, int], None] | None:
+        return None if on_step is None else lambda step, _: on_step(step + offset, settings.steps)
+
+    noisy = sample_sigmas(
+        model,
+        settings,
+        positive,
+        negative,
+        latent,
+        initial_noise(latent.shape, settings.seed),
+        settings.sigmas(model)[settings.first_step : switch + 1],
+        noise_mask=noise_mask,
+        keep_noise=True,
+        on_step=count(0),
+    )
+    original = latent.to(noisy.device)
+    mask = latent_mask(noise_mask.mask, original)
+    return sample_sigmas(
+        refiner.model,
+        settings,
+        refiner.positive,
+        refiner.negative,
+        noisy * mask + original * (1 - mask),
+        torch.zeros_like(original),
+        settings.sigmas(refiner.model)[switch:],
+        noise_mask=NoiseMask(noise_mask.mask),
+        on_step=count(done),
+    )

@@ -1,0 +1,156 @@
+"""One run of a sampler over a part of a schedule, from a latent to a latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.context import check_context
+from animdetail_trt.sampling.guidance import Conditioning, guided, prompt_tokens
+from animdetail_trt.sampling.masked import DifferentialMask, MaskAt, latent_mask, masked
+from animdetail_trt.sampling.model import LATENT_SCALE, DiffusionModel
+from animdetail_trt.sampling.noise import initial_noise, step_noise
+from animdetail_trt.sampling.samplers import SAMPLERS, Run, check_sampler
+from animdetail_trt.sampling.schedules import check_scheduler, schedule_sigmas
+
+SchedulerFunc: TypeAlias = Callable[[DiffusionModel, str, int], Sequence[Any]]
+"""``scheduler_func(model, sampler_name, steps)`` -> sigmas, in place of a named scheduler."""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What a run is asked for: ``steps`` steps of the last ``denoise`` part of a schedule.
+
+    seed: 0 .. 2^64 - 1; cfg: guidance scale; denoise: above 0, at most 1
+    """
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float = 1.0
+    scheduler_func: SchedulerFunc | None = None
+
+    def __post_init__(self) -> None:
+        check_sampler(self.sampler_name)
+        if self.scheduler_func is None:
+            check_scheduler(self.scheduler)
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps} must be at least 1")
+        if not 0 < self.denoise <= 1:
+            raise InputError(f"denoise {self.denoise} must be above 0 and at most 1")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed {self.seed} must be from 0 to 2^64 - 1")
+        if not math.isfinite(self.cfg) or self.cfg < 0:
+            raise InputError(f"cfg {self.cfg} must be a finite number, 0 or more")
+
+    @property
+    def total_steps(self) -> int:
+        return math.floor(self.steps / self.denoise)
+
+    @property
+    def first_step(self) -> int:
+        return self.total_steps - self.steps
+
+    def sigmas(self, model: DiffusionModel) -> list[float]:
+        """The whole schedule, of which a run takes the last ``steps`` steps."""
+        if self.scheduler_func is None:
+            return schedule_sigmas(model.model_sampling, self.sampler_name, self.scheduler, self.total_steps)
+        return [float(sigma) for sigma in self.scheduler_func(model, self.sampler_name, self.total_steps)]
+
+
+@dataclass(frozen=True)
+class NoiseMask:
+    """mask: (1 or f, h, w) in 0..1, of any size; differential: grey means later instead of a blend."""
+
+    mask: Tensor
+    differential: bool = False
+
+
+def ksample(
+    model: DiffusionModel,
+    settings: SampleSettings,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Tensor,
+    noise_mask: NoiseMask | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Noise ``latent`` to where the run starts and sample it to the end.
+
+    latent: float32 (f, 4, lh, lw), before the factor 0.18215, as is the result
+    on_step: called with (step, steps), step from 1
+    """
+    sigmas = settings.sigmas(model)[settings.first_step :]
+    noise = initial_noise(latent.shape, settings.seed)
+    return sample_sigmas(
+        model, settings, positive, negative, latent, noise, sigmas, noise_mask=noise_mask, on_step=on_step
+    )
+
+
+@torch.inference_mode()
+def sample_sigmas(
+    model: DiffusionModel,
+    settings: SampleSettings,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Tensor,
+    noise: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise_mask: NoiseMask | None = None,
+    keep_noise: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Sample over ``sigmas``; with ``keep_noise`` the result still holds the noise of the last sigma."""
+    if len(sigmas) < 2:
+        return latent
+    check_context(latent.shape[0], model.unet.positions, model.context)
+    device = model.device
+    clean = latent.to(device) * LATENT_SCALE
+    noise = noise.to(device)
+    denoise = guided(
+        model.unet,
+        model.model_sampling,
+        prompt_tokens(positive, "positive").to(device),
+        prompt_tokens(negative, "negative").to(device),
+        settings.cfg,
+        model.context,
+    )
+    if noise_mask is not None:
+        denoise = masked(denoise, _mask_at(noise_mask, clean, model, sigmas), clean, noise)
+
+    last_denoised = clean
+
+    def step_done(i: int, denoised: Tensor) -> None:
+        nonlocal last_denoised
+        last_denoised = denoised
+        if on_step is not None:
+            on_step(i + 1, len(sigmas) - 1)
+
+    run = Run(denoise, sigmas, step_done, lambda x: step_noise(x, settings.seed))
+    x = SAMPLERS[settings.sampler_name](run, start(clean, noise, sigmas[0], model.model_sampling.sigma_max))
+    # The reference takes the last step's estimate of the clean latent, which a sampler need not land on.
+    return (x if keep_noise else last_denoised) / LATENT_SCALE
+
+
+def start(clean: Tensor, noise: Tensor, sigma: float, sigma_max: float) -> Tensor:
+    """The noised latent that sampling starts from; at the largest sigma the model was trained on pure noise, so there
+    the noise carries the variance that the latent would have."""
+    if math.isclose(sigma, sigma_max, rel_tol=1e-5) or sigma > sigma_max:
+        return clean + noise * (1 + sigma**2) ** 0.5
+    return clean + noise * sigma
+
+
+def _mask_at(noise_mask: NoiseMask, clean: Tensor, model: DiffusionModel, sigmas: Sequence[float]) -> MaskAt:
+    mask = latent_mask(noise_mask.mask, clean)
+    if noise_mask.differential:
+        return DifferentialMask(mask, model.model_sampling, sigmas)
+    return lambda sigma: mask

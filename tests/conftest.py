@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests: the tiny checkpoints, written once a session."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The golden cases were made with one thread; more would only add rounding noise (golden/README.md)."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every tiny checkpoint of golden/models.json, NAME.safetensors."""
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run([sys.executable, GOLDEN / "tiny_models.py", folder], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: Path) -> Path:
+    """tiny_sd15 with tiny_clip's text encoder: one whole checkpoint, as a user has it."""
+    from safetensors.torch import load_file, save_file
+
+    path = tiny / "tiny_whole.safetensors"
+    save_file(load_file(tiny / "tiny_sd15.safetensors") | load_file(tiny / "tiny_clip.safetensors"), path)
+    return path

@@ -1,0 +1,75 @@
+"""Reading the whole-node golden cases (golden/README.md)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import animdetail_trt as adt
+
+NODE = Path(__file__).parent / "golden" / "node"
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def frames(self) -> Tensor:
+        return self.tensors["image_frames"].float() / 255
+
+    @property
+    def segs(self) -> adt.SEGS:
+        items = [
+            adt.SEG(
+                None,
+                self.tensors[f"segs.{i}.cropped_mask"].numpy(),
+                1.0,
+                tuple(seg["crop_region"]),
+                tuple(seg["bbox"]),
+                seg["label"],
+            )
+            for i, seg in enumerate(self.settings["segs"])
+        ]
+        return tuple(self.settings["header"]), items
+
+    def conditioning(self, prefix: str = "") -> dict[str, Any]:
+        return {sign: [[self.tensors[prefix + sign], {}]] for sign in ("positive", "negative")}
+
+    def pipe(self, tiny: Path, checkpoint: str = "tiny_sd15", prefix: str = "") -> adt.BasicPipe:
+        motion = self.settings["motion_module"]
+        context = self.settings["context"]
+        options = None
+        if context is not None:
+            options = adt.ContextOptions(
+                context_length=context["context_length"], context_overlap=context["context_overlap"]
+            )
+        if prefix:
+            motion = self.settings["refiner"].get("mm")
+        pipe = adt.load_pipe(
+            tiny / f"{checkpoint}.safetensors",
+            motion_module=motion and tiny / f"{motion}.safetensors",
+            context=options,
+            device="cpu",
+            dtype="float32",
+            backend="torch",
+        )
+        return pipe.with_conditioning(**self.conditioning(prefix))
+
+
+def load_case(name: str) -> Case:
+    with safe_open(NODE / f"{name}.safetensors", "pt") as file:
+        settings = json.loads(file.metadata()["case"])
+        return Case(name, settings, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+
+
+def relative_norm(actual: Tensor, expected: Tensor) -> float:
+    return float(torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected))

@@ -1,0 +1,212 @@
+"""Checkpoint layouts: real full-size key tables load, folders equal single files, and each wrong file is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import animdetail_trt as adt
+from animdetail_trt.errors import CheckpointError
+from animdetail_trt.models import motion
+from animdetail_trt.models.checkpoint import Placement, recognise, require_kind
+from animdetail_trt.models.unet import build_unet, unet_from_ldm
+from animdetail_trt.models.vae import build_vae, vae_from_ldm
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FULL_SIZE = json.loads((GOLDEN / "full_size_shapes.json").read_text())
+CPU = Placement(torch.device("cpu"), torch.float32)
+
+
+def weightless(table: str) -> dict[str, torch.Tensor]:
+    """Tensors of the real shapes that take no memory: one zero, seen through strides of nought."""
+    return {key: torch.zeros(1).expand(shape) for key, shape in FULL_SIZE[table].items()}
+
+
+@pytest.fixture
+def full_size_motion(monkeypatch: pytest.MonkeyPatch):
+    def load(version: str) -> motion.MotionModule:
+        monkeypatch.setattr(motion, "read_tensors", lambda path: weightless(f"mm_sd15_{version}"))
+        return motion.load_motion_module(f"{version}.safetensors")
+
+    return load
+
+
+@pytest.mark.parametrize(("version", "positions"), [("v1", 24), ("v2", 32), ("v3", 32)])
+def test_full_size_unet_takes_every_tensor(full_size_motion, version: str, positions: int) -> None:
+    module = full_size_motion(version)
+    assert (module.version, module.positions) == (version, positions)
+    unet = build_unet(unet_from_ldm(weightless("sd15_unet")), module, "full size", CPU)
+    assert unet.positions == positions
+    assert unet.module.config.block_out_channels == (320, 640, 1280, 1280)
+    assert unet.module.config.cross_attention_dim == 768
+
+
+def test_full_size_vae_takes_every_tensor() -> None:
+    vae = build_vae(vae_from_ldm(weightless("sd15_vae")), "full size", CPU)
+    assert vae.config.block_out_channels == (128, 256, 512, 512)
+
+
+def test_a_folder_is_the_single_file(tiny: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """A diffusers folder made of the same weights gives the same noise prediction and the same latents."""
+    tensors = load_file(tiny_checkpoint)
+    for part, name, converted in (
+        ("unet", "diffusion_pytorch_model", unet_from_ldm(tensors)),
+        ("vae", "diffusion_pytorch_model", vae_from_ldm(tensors)),
+        (
+            "text_encoder",
+            "model",
+            {k.split("transformer.")[1]: v for k, v in tensors.items() if k.startswith("cond_stage_model")},
+        ),
+    ):
+        (tmp_path / part).mkdir()
+        save_file({k: v.contiguous() for k, v in converted.items()}, tmp_path / part / f"{name}.safetensors")
+    single, folder = (adt.load_pipe(p, device="cpu", dtype="float32") for p in (tiny_checkpoint, tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    latents, tokens = torch.randn(1, 2, 4, 8, 8, generator=generator), torch.randn(1, 77, 64, generator=generator)
+    assert torch.equal(single.model.unet(latents, 500, tokens), folder.model.unet(latents, 500, tokens))
+    pixels = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
+    assert torch.equal(single.vae.encode(pixels), folder.vae.encode(pixels))
+    prompts = [pipe.with_prompt("a face").positive[0][0] for pipe in (single, folder)]
+    assert torch.equal(*prompts)
+
+
+def test_an_own_vae_replaces_the_checkpoints(tiny: Path, tmp_path: Path) -> None:
+    vae = {
+        key.removeprefix("first_stage_model."): value
+        for key, value in load_file(tiny / "tiny_refiner.safetensors").items()
+        if key.startswith("first_stage_model.")
+    }
+    save_file(vae, tmp_path / "vae.safetensors")
+    replaced = adt.load_pipe(tiny / "tiny_sd15.safetensors", vae=tmp_path / "vae.safetensors", device="cpu")
+    other = adt.load_pipe(tiny / "tiny_refiner.safetensors", device="cpu")
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(replaced.vae.encode(pixels), other.vae.encode(pixels))
+
+
+def test_vae_batches_do_not_change_the_result(tiny: Path) -> None:
+    vae = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu").vae
+    pixels = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = vae.encode(pixels)
+    vae.memory_bytes = 2 * 4 * vae.module.config.block_out_channels[0] * 64 * 64 * 4
+    assert vae.frames_per_batch(64 * 64) == 2
+    torch.testing.assert_close(vae.encode(pixels), whole, rtol=1e-5, atol=1e-5)
+
+
+KINDS = {
+    "tiny_sd15": "sd15",
+    "tiny_mm_v1": "motion-module",
+    "tiny_mm_v2": "motion-module",
+    "tiny_mm_v3": "motion-module",
+    "tiny_lora": "lora",
+    "tiny_controlnet": "controlnet",
+    "tiny_clip": "text-encoder",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_files_are_recognised(tiny: Path, name: str, kind: str) -> None:
+    assert recognise(load_file(tiny / f"{name}.safetensors")) == kind
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"model.diffusion_model.label_emb.0.0.weight": (1,)}, "SDXL checkpoint"),
+        ({"conditioner.embedders.1.model.ln_final.weight": (1,)}, "SDXL checkpoint"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
+        (
+            {
+                "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+                "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+            },
+            "Stable Diffusion 2",
+        ),
+        ({"lora_unet_down_blocks_0.lora_up.weight": (1,)}, "it is a LoRA"),
+        ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (1,)}, "Flux"),
+        ({"emb_params": (1, 768)}, "textual inversion"),
+        ({"decoder.foo": (1,)}, "no model of a kind that is known"),
+    ],
+)
+def test_a_wrong_checkpoint_is_named(keys: dict[str, tuple[int, ...]], words: str) -> None:
+    tensors = {key: torch.zeros(1).expand(shape) for key, shape in keys.items()}
+    with pytest.raises(CheckpointError, match=words):
+        require_kind("file.safetensors", tensors, ("sd15",), "a checkpoint")
+
+
+def test_wrong_files_in_wrong_places(tiny: Path, tmp_path: Path) -> None:
+    sd15 = tiny / "tiny_sd15.safetensors"
+    with pytest.raises(CheckpointError, match="it is a LoRA. Give it as a LoRA"):
+        adt.load_pipe(tiny / "tiny_lora.safetensors")
+    with pytest.raises(CheckpointError, match="it is an AnimateDiff motion module. Give it as the motion module"):
+        adt.load_pipe(tiny / "tiny_mm_v2.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be used as a motion module"):
+        adt.load_pipe(sd15, motion_module=sd15)
+    with pytest.raises(CheckpointError, match="cannot be used as a VAE"):
+        adt.load_pipe(sd15, vae=tiny / "tiny_mm_v2.safetensors")
+    with pytest.raises(CheckpointError, match="AnimateLCM"):
+        adt.load_pipe(sd15, motion_module=tiny / "tiny_mm_lcm.safetensors")
+    three_levels = {
+        key: value
+        for key, value in load_file(tiny / "tiny_mm_v2.safetensors").items()
+        if "down_blocks.3." not in key and "up_blocks.3." not in key
+    }
+    save_file(three_levels, tmp_path / "sdxl_mm.safetensors")
+    with pytest.raises(CheckpointError, match="motion module for SDXL"):
+        adt.load_pipe(sd15, motion_module=tmp_path / "sdxl_mm.safetensors")
+
+
+def test_missing_and_damaged_files(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file: .*nowhere.safetensors"):
+        adt.load_pipe(tmp_path / "nowhere.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((tiny / "tiny_sd15.safetensors").read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        adt.load_pipe(cut)
+    empty = tmp_path / "empty.safetensors"
+    empty.touch()
+    with pytest.raises(CheckpointError, match="damaged"):
+        adt.load_pipe(empty)
+    with pytest.raises(CheckpointError, match="no diffusers folder"):
+        adt.load_pipe(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_pickle_is_refused_unread(tmp_path: Path, suffix: str) -> None:
+    """Also under a false name."""
+    path = tmp_path / f"model{suffix}"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        adt.load_pipe(path)
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("model.diffusion_model.out.2.bias", "lacks 1 tensors, the first of them 'conv_out.bias'"),
+        ("model.diffusion_model.out.2.weight", "lacks a part that every.*conv_out.weight"),
+        ("first_stage_model.quant_conv.bias", "the VAE of .*lacks 1 tensors"),
+        ("first_stage_model.post_quant_conv.weight", "lacks a part that every.*post_quant_conv.weight"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_named(tiny: Path, tmp_path: Path, lost: str, words: str) -> None:
+    tensors = load_file(tiny / "tiny_sd15.safetensors")
+    del tensors[lost]
+    save_file(tensors, tmp_path / "incomplete.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        adt.load_pipe(tmp_path / "incomplete.safetensors")
+
+
+def test_unknown_choices_list_the_known(tiny: Path) -> None:
+    sd15 = tiny / "tiny_sd15.safetensors"
+    for arguments, words in (
+        ({"backend": "tensorflow"}, "unknown backend 'tensorflow'. Choose auto or torch"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'. Choose auto, float32"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"loras": [("a.safetensors", 1.0)]}, "does not merge LoRAs"),
+    ):
+        with pytest.raises(adt.AnimDetailError, match=words):
+            adt.load_pipe(sd15, **arguments)
