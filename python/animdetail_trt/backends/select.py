@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"unknown device {name!r}. Choose auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"device {name!r} was asked for and torch sees no CUDA device. Use device='cpu' or 'auto'")
+        raise UnavailableError(f"device {name!r} was asked for, and torch sees no CUDA device. Use 'cpu' or 'auto'")
     return device
 
 

@@ -92,8 +92,7 @@ class DetailerForEachPipeForAnimateDiff:
                 paste_seg(canvas, seg, index, feather)
             if detailer_hook is not None:
                 with timed(observer, index, "hook"):
-                    # A hook may keep what it is given, so what follows is pasted into a copy of its own.
-                    canvas = check_frames(detailer_hook.post_paste(canvas)).clone()
+                    canvas = _after_hook(detailer_hook, canvas)
             enhanced.append(seg)
             observer.end_segment(index)
         return canvas, (segs[0], enhanced), basic_pipe, []
@@ -151,9 +150,7 @@ class SEGSPaste:
     """Paste the crops that SEGS carry into frames, through their feathered masks."""
 
     @staticmethod
-    def doit(
-        image: Any, segs: SEGS, feather: int = 5, alpha: int = 255, ref_image_opt: Any = None
-    ) -> tuple[Tensor]:
+    def doit(image: Any, segs: SEGS, feather: int = 5, alpha: int = 255, ref_image_opt: Any = None) -> tuple[Tensor]:
         """Return (image,): a new float32 CPU tensor (f, H, W, 3).
 
         A crop must have a frame for each of ``image``'s; one without a crop is passed over, unless ``ref_image_opt``
@@ -201,6 +198,15 @@ def _enhance(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, ob
     return plan.seg._replace(cropped_image=patch.numpy(), control_net_wrapper=None)
 
 
+def _after_hook(hook: Any, canvas: Tensor) -> Tensor:
+    """A hook may keep what it is given or returns, so what follows is pasted into a copy."""
+    returned = hook.post_paste(canvas)
+    if getattr(returned, "shape", None) != canvas.shape:
+        what = f"{type(returned).__name__} {tuple(getattr(returned, 'shape', ()))}"
+        raise InputError(f"the hook's post_paste returned {what}; it must return the frames, {tuple(canvas.shape)}")
+    return check_frames(returned).clone(memory_format=torch.contiguous_format)
+
+
 def _begin(observer: Observer, index: int, plan: SegmentPlan) -> None:
     observer.begin_segment(index, str(plan.seg.label), plan.crop_size, plan.work_size)
 
@@ -222,7 +228,7 @@ def check_frames(image_frames: Any) -> Tensor:
     frames = frames.float().cpu()
     if not torch.isfinite(frames.sum()):
         bad = [i for i, frame in enumerate(frames) if not torch.isfinite(frame).all()]
-        raise InputError(f"image_frames holds NaN or infinity in frame {bad[0]} ({len(bad)} frames in all). Mend the clip")
+        raise InputError(f"image_frames holds NaN or infinity, first in frame {bad[0]} ({len(bad)} frames in all)")
     return frames
 
 

@@ -18,9 +18,7 @@ def sampling_mask(mask: Tensor, frame_count: int, feather_px: int, work_size: tu
     return ops.merge_masks(masks, first_factor=1)[None]
 
 
-def paste_mask(
-    mask: Tensor, frame_count: int, feather_px: int, alpha: int, patch_size: tuple[int, int]
-) -> Tensor:
+def paste_mask(mask: Tensor, frame_count: int, feather_px: int, alpha: int, patch_size: tuple[int, int]) -> Tensor:
     """The weight (1 or f, h, w) of a patch of ``patch_size`` (width, height): the mask feathered, times alpha / 255."""
     masks = mask if mask.ndim == 3 else mask[None]
     if len(masks) not in (1, frame_count):

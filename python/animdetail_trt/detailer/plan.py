@@ -96,7 +96,7 @@ def _check_segs(segs: Any) -> SEGS:
         (height, width), items = segs
         return (int(height), int(width)), list(items)
     except (TypeError, ValueError):
-        raise InputError(f"segs must be ((height, width), [SEG, ...]), not {type(segs).__name__} {segs!r:.80}") from None
+        raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
 
 
 def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int]) -> SEG:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,26 +14,10 @@ from torch import Tensor
 from animdetail_trt.errors import CheckpointError
 
 StateDict: TypeAlias = dict[str, Tensor]
-Kind: TypeAlias = Literal[
-    "sd15",
-    "sd15-inpainting",
-    "sd2",
-    "sdxl",
-    "other-diffusion",
-    "motion-module",
-    "sdxl-motion-module",
-    "motion-module-diffusers",
-    "motion-lora",
-    "lora",
-    "controlnet",
-    "unet",
-    "vae",
-    "text-encoder",
-    "embedding",
-    "unknown",
-]
+Kind: TypeAlias = str
+"""A key of the table below."""
 
-_ARTICLE: dict[str, str] = {
+_ARTICLE: dict[Kind, str] = {
     "sd15": "a Stable Diffusion 1.5 checkpoint",
     "sd15-inpainting": "an inpainting (or edit) checkpoint, whose UNet takes more than 4 input channels",
     "sd2": "a Stable Diffusion 2.x checkpoint",

@@ -78,8 +78,8 @@ class PerFrameGroupNorm(nn.GroupNorm):
     """GroupNorm of each frame by itself, on (b, c, f, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.transpose(1, 2).flatten(0, 1)
-        return super().forward(frames).unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        frames = x.transpose(1, 2)
+        return super().forward(frames.flatten(0, 1)).view_as(frames).transpose(1, 2)
 
 
 class WindowFrames:

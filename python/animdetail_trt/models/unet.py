@@ -43,9 +43,7 @@ def unet_config(tensors: StateDict) -> dict[str, Any]:
     return {
         "in_channels": tensors["conv_in.weight"].shape[1],
         "out_channels": tensors["conv_out.weight"].shape[0],
-        "block_out_channels": tuple(
-            tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
-        ),
+        "block_out_channels": tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)),
         "layers_per_block": _count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
         "cross_attention_dim": next(t for k, t in tensors.items() if k.endswith("attn2.to_k.weight")).shape[1],
         "down_block_types": tuple(

@@ -67,6 +67,6 @@ def build_vae(tensors: StateDict, source: str, place: Placement) -> nn.Module:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.device("meta"):
-        module = AutoencoderKL(**vae_config(tensors))
+        module: nn.Module = AutoencoderKL(**vae_config(tensors))
     load_exactly(module, tensors, f"the VAE of {source}", place)
     return module

@@ -48,7 +48,7 @@ def guided(
     prompts = [positive] if alone else [positive, negative]
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        scale = (sigma**2 + 1) ** 0.5
+        scale = math.sqrt(sigma**2 + 1)
         timestep = model_sampling.timestep(sigma)
 
         def predict(frames: Tensor) -> Tensor:

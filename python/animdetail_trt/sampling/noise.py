@@ -20,6 +20,4 @@ def initial_noise(shape: torch.Size, seed: int) -> Tensor:
 def step_noise(like: Tensor, seed: int) -> NoiseSampler:
     """Fresh noise for each step of an ancestral sampler, drawn on the latent's own device."""
     generator = torch.Generator(like.device).manual_seed(seed)
-    return lambda sigma, sigma_next: torch.randn(
-        like.shape, dtype=like.dtype, device=like.device, generator=generator
-    )
+    return lambda sigma, sigma_next: torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

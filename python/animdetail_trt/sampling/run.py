@@ -145,7 +145,7 @@ def start(clean: Tensor, noise: Tensor, sigma: float, sigma_max: float) -> Tenso
     """The noised latent that sampling starts from; at the largest sigma the model was trained on pure noise, so there
     the noise carries the variance that the latent would have."""
     if math.isclose(sigma, sigma_max, rel_tol=1e-5) or sigma > sigma_max:
-        return clean + noise * (1 + sigma**2) ** 0.5
+        return clean + noise * math.sqrt(1 + sigma**2)
     return clean + noise * sigma
 
 

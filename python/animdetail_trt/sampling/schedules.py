@@ -19,12 +19,12 @@ _DISCARD_PENULTIMATE = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
 def normal(model: ModelSampling, steps: int) -> list[float]:
     """Timesteps evenly spaced from the last to the first."""
     timesteps = torch.linspace(model.timestep(model.sigma_max), model.timestep(model.sigma_min), steps)
-    return [model.sigma(t) for t in timesteps.tolist()] + [0.0]
+    return [*map(model.sigma, timesteps.tolist()), 0.0]
 
 
 def sgm_uniform(model: ModelSampling, steps: int) -> list[float]:
     """As ``normal`` with one step more, the smallest sigma left out (Stability's generative-models)."""
-    return normal(model, steps + 1)[:-2] + [0.0]
+    return [*normal(model, steps + 1)[:-2], 0.0]
 
 
 def karras(model: ModelSampling, steps: int, rho: float = 7.0) -> list[float]:

@@ -1,0 +1,177 @@
+"""The loop over segments: what each segment sees, what is told while it runs, and what a hook may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import animdetail_trt as adt
+from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.detailer.plan import SegmentPlan
+from animdetail_trt.detailer.report import Observer, RunReport
+from animdetail_trt.errors import InputError
+
+STAGES = ["crop_resize", "encode", "sample", "decode", "resize"]
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny: Path) -> adt.BasicPipe:
+    tokens = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(1))
+    loaded = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu", dtype="float32")
+    return loaded.with_conditioning([[tokens, {}]], [[tokens, {}]])
+
+
+@pytest.fixture
+def painted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Each segment is painted with the mean of what it saw plus 0.25; the list holds copies of what they saw."""
+    seen: list[Tensor] = []
+
+    def paint(frames: Tensor, plan: SegmentPlan, *_: Any) -> Tensor:
+        x1, y1, x2, y2 = plan.crop_region
+        crop = frames[:, y1:y2, x1:x2]
+        seen.append(frames.clone())
+        return torch.full_like(crop, float(crop.mean()) + 0.25)
+
+    monkeypatch.setattr(detailer_module, "detail_segment", paint)
+    return seen
+
+
+def seg(x1: int, y1: int, x2: int, y2: int, **changes: Any) -> adt.SEG:
+    mask = np.ones((y2 - y1, x2 - x1), np.float32)
+    return adt.SEG(None, mask, 1.0, (x1, y1, x2, y2), (x1, y1, x2, y2), "face")._replace(**changes)
+
+
+SEGS = (32, 32), [seg(0, 0, 16, 16), seg(8, 8, 24, 24)]
+
+
+def detail(pipe: adt.BasicPipe, **changes: Any) -> Any:
+    arguments = {"guide_size": 16, "steps": 2, "feather": 0, "noise_mask_feather": 0, "basic_pipe": pipe}
+    return adt.DetailerForEachPipeForAnimateDiff.doit(torch.zeros(2, 32, 32, 3), SEGS, **(arguments | changes))
+
+
+def test_each_segment_sees_what_the_one_before_pasted(pipe: adt.BasicPipe, painted: list[Tensor]) -> None:
+    image, *_ = detail(pipe)
+    assert painted[0].max() == 0
+    assert torch.equal(painted[1][:, :16, :16], torch.full((2, 16, 16, 3), 0.25))
+    assert image[0, 4, 4, 0] == 0.25
+    assert image[0, 12, 12, 0] == pytest.approx(0.25 / 4 + 0.25)
+
+
+def test_segs_detailer_shows_every_segment_the_same_frames(pipe: adt.BasicPipe, painted: list[Tensor]) -> None:
+    adt.SEGSDetailerForAnimateDiff.doit(torch.zeros(2, 32, 32, 3), SEGS, guide_size=16, steps=2, basic_pipe=pipe)
+    assert all(frames.max() == 0 for frames in painted)
+
+
+def test_what_a_hook_keeps_stays_as_it_was(pipe: adt.BasicPipe, painted: list[Tensor]) -> None:
+    class Keeper:
+        def __init__(self) -> None:
+            self.kept: list[tuple[Tensor, Tensor]] = []
+
+        def post_paste(self, frames: Tensor) -> Tensor:
+            self.kept.append((frames, frames.clone()))
+            return frames
+
+    hook = Keeper()
+    detail(pipe, detailer_hook=hook)
+    assert len(hook.kept) == 2
+    assert all(torch.equal(frames, copy) for frames, copy in hook.kept)
+
+
+@pytest.mark.usefixtures("painted")
+def test_a_hook_that_returns_no_frames(pipe: adt.BasicPipe) -> None:
+    class Forgetful:
+        def post_paste(self, frames: Tensor) -> None:
+            return None
+
+    with pytest.raises(InputError, match="post_paste returned NoneType"):
+        detail(pipe, detailer_hook=Forgetful())
+
+
+def test_the_observer_is_told_everything_in_order(pipe: adt.BasicPipe) -> None:
+    events: list[Any] = []
+
+    class Recorder(Observer):
+        def begin_run(self, segment_count: int, steps_per_segment: int) -> None:
+            events.append(("run", segment_count, steps_per_segment))
+
+        def begin_segment(self, index: int, label: str, crop_size: tuple[int, int], work_size: tuple[int, int]) -> None:
+            events.append(("begin", index, label, crop_size, work_size))
+
+        def step(self, index: int, step: int, steps: int) -> None:
+            events.append(("step", index, step, steps))
+
+        def stage(self, index: int, name: str, elapsed_ms: float) -> None:
+            events.append((name, index))
+
+        def end_segment(self, index: int) -> None:
+            events.append(("end", index))
+
+    detail(pipe, guide_size=24, observer=Recorder())
+    expected: list[Any] = [("run", 2, 2)]
+    for i in range(2):
+        expected.append(("begin", i, "face", (16, 16), (24, 24)))
+        for name in [*STAGES, "paste"]:
+            expected += [("step", i, 1, 2), ("step", i, 2, 2)] if name == "sample" else []
+            expected.append((name, i))
+        expected.append(("end", i))
+    assert events == expected
+
+
+def test_run_report(pipe: adt.BasicPipe) -> None:
+    report = RunReport()
+    detail(pipe, observer=report)
+    described = report.as_dict()
+    assert [set(segment["stages_ms"]) for segment in described["segments"]] == [{*STAGES, "paste"}] * 2
+    assert described["total_ms"] >= sum(sum(segment["stages_ms"].values()) for segment in described["segments"]) * 0.99
+
+
+def test_an_interrupt_in_the_middle_leaves_the_input_alone(pipe: adt.BasicPipe) -> None:
+    class Impatient(Observer):
+        def step(self, index: int, step: int, steps: int) -> None:
+            if index == 1:
+                raise KeyboardInterrupt
+
+    frames = torch.zeros(2, 32, 32, 3)
+    with pytest.raises(KeyboardInterrupt):
+        adt.DetailerForEachPipeForAnimateDiff.doit(
+            frames, SEGS, guide_size=16, steps=2, basic_pipe=pipe, observer=Impatient()
+        )
+    assert frames.max() == 0
+
+
+def test_own_pixels_take_the_place_of_the_crop(pipe: adt.BasicPipe) -> None:
+    """A SEG's cropped_image, one for all frames or one each, is what is sampled."""
+    own = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(3))
+    results = []
+    for pixels in (own[:1], own[:1].expand(2, -1, -1, -1), own):
+        segs = (32, 32), [seg(0, 0, 16, 16, cropped_image=pixels.numpy())]
+        image, *_ = adt.DetailerForEachPipeForAnimateDiff.doit(
+            torch.zeros(2, 32, 32, 3), segs, guide_size=16, steps=2, basic_pipe=pipe
+        )
+        results.append(image)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0][0], results[2][0])
+    assert not torch.equal(results[0][1], results[2][1])
+
+
+def test_scheduler_func_takes_the_place_of_the_scheduler(pipe: adt.BasicPipe) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def sigmas(model: Any, sampler_name: str, steps: int) -> Tensor:
+        calls.append((sampler_name, steps))
+        return torch.linspace(5, 0, steps + 1)
+
+    steps: list[int] = []
+
+    class Counter(Observer):
+        def step(self, index: int, step: int, steps_: int) -> None:
+            steps.append(step)
+
+    detail(pipe, scheduler="none of ours", scheduler_func_opt=sigmas, denoise=0.5, observer=Counter())
+    assert set(calls) == {("euler", 4)}
+    assert steps == [1, 2, 1, 2]

@@ -1,0 +1,94 @@
+"""An output is whole and new, or what was there before; nothing else is ever left."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.staging import check_folder_free, check_writable, staged_file, staged_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_replaces_the_old_one_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_text("old")
+    with staged_file(target) as partial:
+        partial.write_text("new")
+        assert target.read_text() == "old"
+        assert partial.suffix == ".mp4"
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, ValueError])
+def test_any_exception_keeps_the_old_file(tmp_path: Path, raised: type[BaseException]) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_text("old")
+    with pytest.raises(raised), staged_file(target) as partial:
+        partial.write_text("half")
+        raise raised
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_any_exception_keeps_the_old_folder(tmp_path: Path, raised: type[BaseException]) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "a.png").write_text("old")
+    with pytest.raises(raised), staged_folder(target) as partial:
+        (partial / "a.png").write_text("half")
+        raise raised
+    assert (target / "a.png").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_folder_is_filled_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with staged_folder(target) as partial:
+        (partial / "a.png").write_text("new")
+        assert not target.exists()
+    assert names(target) == ["a.png"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_text("old")
+    with pytest.raises(MediaError, match=r"out\.mp4: the disk is full\. Free some space"), staged_file(target) as partial:
+        partial.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["out.mp4"]
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no_such does not exist. Make it"):
+        check_writable(tmp_path / "no_such" / "out.mp4")
+
+
+def test_writable_check_leaves_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "out.mp4")
+    assert names(tmp_path) == []
+
+
+def test_unwritable_folder_is_named(tmp_path: Path) -> None:
+    locked = Path("/proc")  # not even root can make a file there
+    with pytest.raises(MediaError, match="cannot write /proc/out.mp4"):
+        check_writable(locked / "out.mp4")
+
+
+def test_strange_files_in_an_output_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    check_folder_free(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "holiday.txt").touch()
+    with pytest.raises(MediaError, match="already holds 'holiday.txt'"):
+        check_folder_free(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(MediaError, match="is a file"):
+        check_folder_free(tmp_path / "a.png", [])

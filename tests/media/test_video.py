@@ -1,0 +1,266 @@
+"""Videos: pixels, colours, time stamps and sound survive; damage is told."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from clips import make_video, patches, sound_packets
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.video import (
+    VideoStyle,
+    check_video_output,
+    probe_video,
+    read_video,
+    write_video,
+)
+
+
+def rewrite(source: Path, target: Path, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read, write, read again: (first frames, second frames)."""
+    info = probe_video(source)
+    frames, stamps = read_video(info)
+    write_video(target, frames, info.style, stamps, **options)
+    return frames, read_video(probe_video(target))[0]
+
+
+def middles(frames: torch.Tensor) -> torch.Tensor:
+    """The inner pixels of each 16-pixel patch."""
+    rows = [y for y in range(frames.shape[1]) if 4 <= y % 16 < 12]
+    columns = [x for x in range(frames.shape[2]) if 4 <= x % 16 < 12]
+    return frames[:, rows][:, :, columns]
+
+
+def test_reads_what_was_encoded(tmp_path: Path) -> None:
+    pictures = patches(64, 48, 3)
+    path = make_video(tmp_path / "in.mkv", pictures, codec="ffv1", pix_fmt="bgr0")
+    frames, stamps = read_video(probe_video(path))
+    assert frames.dtype == torch.float32
+    assert torch.equal(frames, torch.from_numpy(pictures).float() / 255)
+    assert stamps == [0, 40, 80]  # Matroska counts milliseconds
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 48), (64, 47), (17, 33)])
+def test_lossless_round_trip_is_exact(tmp_path: Path, size: tuple[int, int]) -> None:
+    frames = torch.from_numpy(patches(*size, 4)).float() / 255
+    write_video(tmp_path / "out.mkv", frames, VideoStyle.at_rate(Fraction(8)), lossless=True)
+    back, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    assert torch.equal(back, frames)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".m4v", ".mkv", ".webm"])
+@pytest.mark.parametrize("size", [(64, 48), (63, 47)])
+def test_every_container_keeps_size_rate_and_picture(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
+    frames = torch.from_numpy(patches(*size, 4)).float() / 255
+    write_video(tmp_path / f"out{suffix}", frames, VideoStyle.at_rate(Fraction(30000, 1001)))
+    info = probe_video(tmp_path / f"out{suffix}")
+    back, _ = read_video(info)
+    assert back.shape == frames.shape
+    assert float(info.style.rate) == pytest.approx(30000 / 1001, rel=1e-2)  # Matroska guesses it from milliseconds
+    # Lossy and subsampled: within a few levels in the middle of flat patches.
+    assert (middles(back) - middles(frames)).abs().mean() < 4 / 255
+
+
+@pytest.mark.parametrize(("matrix", "value_range"), list(product([1, 6, 9], [1, 2])))
+def test_colours_do_not_shift(tmp_path: Path, matrix: int, value_range: int) -> None:
+    """A wrong matrix moves flat colours by 10 levels and more, a wrong range by up to 16; a rounding bias by 1."""
+    tags = (matrix, value_range, 1, 1)
+    source = make_video(tmp_path / "in.mp4", patches(128, 128, 2), tags=tags)
+    first, second = rewrite(source, tmp_path / "out.mp4")
+    drift = 255 * (middles(second) - middles(first))
+    assert drift.mean(dim=(0, 1, 2)).abs().max() < 1
+    assert drift.abs().mean() < 2.5  # two lossy generations of saturated patches
+    truth = torch.from_numpy(patches(128, 128, 2)).float() / 255
+    assert (255 * (middles(first) - middles(truth))).mean(dim=(0, 1, 2)).abs().max() < 1
+    assert probe_video(tmp_path / "out.mp4").style.colour.tags == tags
+
+
+def test_untagged_stays_untagged_and_keeps_its_colours(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", patches(64, 64, 2))
+    first, second = rewrite(source, tmp_path / "out.mp4")
+    assert probe_video(tmp_path / "out.mp4").style.colour.tags == probe_video(source).style.colour.tags
+    assert (255 * (middles(second) - middles(first))).mean(dim=(0, 1, 2)).abs().max() < 1
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_uneven_time_stamps_are_kept(tmp_path: Path, suffix: str) -> None:
+    stamps = [0, 33, 90, 100, 250, 1000]
+    source = make_video(
+        tmp_path / f"in{suffix}", patches(64, 48, 6), time_base=Fraction(1, 1000), stamps=stamps
+    )
+    info = probe_video(source)
+    assert [stamp * info.style.time_base for stamp in read_video(info)[1]] == [Fraction(s, 1000) for s in stamps]
+    rewrite(source, tmp_path / f"out{suffix}")
+    again = probe_video(tmp_path / f"out{suffix}")
+    assert [stamp * again.style.time_base for stamp in read_video(again)[1]] == [Fraction(s, 1000) for s in stamps]
+
+
+def test_constant_rate_is_kept_exactly(tmp_path: Path) -> None:
+    rate = Fraction(30000, 1001)
+    source = make_video(tmp_path / "in.mp4", patches(64, 48, 6), rate=rate)
+    rewrite(source, tmp_path / "out.mp4")
+    info = probe_video(tmp_path / "out.mp4")
+    assert info.style.rate == rate
+    assert info.frame_count == 6
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_sound_is_copied_packet_by_packet(small_video: Path, tmp_path: Path, suffix: str) -> None:
+    rewrite(small_video, tmp_path / f"out{suffix}")
+    before, after = sound_packets(small_video), sound_packets(tmp_path / f"out{suffix}")
+    assert [data for _, data in after] == [data for _, data in before]
+    # AAC begins before the first picture; Matroska has no time below 0, so there all moves together, in milliseconds.
+    assert after_picture(tmp_path / f"out{suffix}") == pytest.approx(after_picture(small_video), abs=1.1e-3)
+
+
+def after_picture(path: Path) -> list[float]:
+    """Seconds of each audio packet after the first picture."""
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0)).time
+    return [float(seconds) - first for seconds, _ in sound_packets(path)]
+
+
+def test_sound_that_the_container_cannot_hold(small_video: Path, tmp_path: Path) -> None:
+    info = probe_video(small_video)
+    with pytest.raises(MediaError, match=r"a \.webm file cannot hold .*aac.*--no-sound"):
+        check_video_output(tmp_path / "out.webm", info.width, info.height, info.style)
+    assert not list(tmp_path.glob("*webm"))
+    check_video_output(tmp_path / "out.webm", info.width, info.height, replace(info.style, sound_from=None))
+
+
+def test_clip_that_starts_late_is_moved_to_zero_with_its_sound(small_video: Path, tmp_path: Path) -> None:
+    """As recordings do that were cut out of a stream."""
+    late = tmp_path / "late.mkv"
+    with av.open(str(small_video)) as source, av.open(str(late), "w") as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                shift = round(2 / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    assert probe_video(late).style.start > 1
+    rewrite(late, tmp_path / "out.mkv")
+    assert probe_video(tmp_path / "out.mkv").style.start == 0
+    assert after_picture(tmp_path / "out.mkv") == pytest.approx(after_picture(late), abs=1.1e-3)
+
+
+@pytest.mark.parametrize(("quarter_turns", "matrix"), [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
+def test_phone_videos_are_turned_upright(tmp_path: Path, quarter_turns: int, matrix: tuple[int, ...]) -> None:
+    pictures = patches(64, 48, 2)
+    path = make_video(tmp_path / "in.mp4", pictures)
+    plain, _ = read_video(probe_video(path))
+    set_display_matrix(path, matrix)
+    info = probe_video(path)
+    turned, _ = read_video(info)
+    assert torch.equal(turned, torch.rot90(plain, quarter_turns, (1, 2)))
+    assert (info.height, info.width) == turned.shape[1:3]
+    assert rewrite(path, tmp_path / "out.mp4")[1].shape == turned.shape
+
+
+def set_display_matrix(path: Path, matrix: tuple[int, ...]) -> None:
+    """Write a, b, c, d of the track header's matrix (ISO/IEC 14496-12, 8.3.2), 16.16 fixed point."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 16
+    a, b, c, d = (value * 65536 for value in matrix)
+    entries = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[at : at + 36] = b"".join(entry.to_bytes(4, "big", signed=True) for entry in entries)
+    path.write_bytes(data)
+
+
+def test_pixel_shape_is_kept(tmp_path: Path) -> None:
+    frames = torch.from_numpy(patches(64, 48, 2)).float() / 255
+    style = replace(VideoStyle.at_rate(Fraction(25)), sample_aspect_ratio=Fraction(128, 117))
+    write_video(tmp_path / "out.mp4", frames, style)
+    assert probe_video(tmp_path / "out.mp4").style.sample_aspect_ratio == Fraction(128, 117)
+
+
+def test_rounds_half_up(tmp_path: Path) -> None:
+    levels = torch.tensor([0.49, 0.5, 1.5, 254.49, 254.5, 300, -3]) / 255
+    frames = levels.view(1, 1, -1, 1).expand(1, 16, -1, 3).contiguous()
+    write_video(tmp_path / "out.mkv", frames, VideoStyle.at_rate(Fraction(1)), lossless=True)
+    back, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    assert (back[0, 0, :, 0] * 255).round().int().tolist() == [0, 1, 2, 254, 255, 255, 0]
+
+
+def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        probe_video(tmp_path / "none.mp4")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(MediaError, match="the file is empty"):
+        probe_video(tmp_path / "empty.mp4")
+    (tmp_path / "text.mp4").write_text("not a video" * 100)
+    with pytest.raises(MediaError, match="cannot read .*text.mp4 as a video"):
+        probe_video(tmp_path / "text.mp4")
+
+
+def test_cut_off_file(small_video: Path) -> None:
+    small_video.write_bytes(small_video.read_bytes()[:400])
+    with pytest.raises(MediaError, match="small.mp4"):
+        probe_video(small_video)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_pictures_that_stop_early_are_told(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg itself says nothing: a copy that broke off would become a short output."""
+    noise = torch.rand(24, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / f"in{suffix}"
+    write_video(path, noise, VideoStyle.at_rate(Fraction(8)))
+    read_video(probe_video(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MediaError, match=r"pictures end at 1\.\d+ s and its header promises 3\.0"):
+        read_video(probe_video(path))
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediaError, match="no video stream"):
+        probe_video(path)
+
+
+def test_unknown_suffix_and_lossless_elsewhere(tmp_path: Path) -> None:
+    style = VideoStyle.at_rate(Fraction(8))
+    with pytest.raises(MediaError, match=r"\.avi.*\.mp4"):
+        check_video_output(tmp_path / "out.avi", 64, 48, style)
+    with pytest.raises(MediaError, match="Write to .mkv"):
+        check_video_output(tmp_path / "out.mp4", 64, 48, style, lossless=True)
+
+
+def test_check_leaves_nothing(small_video: Path, tmp_path: Path) -> None:
+    info = probe_video(small_video)
+    check_video_output(tmp_path / "out.mp4", info.width, info.height, info.style)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.mp4"]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_write_that_stops_half_way_keeps_the_old_video(
+    small_video: Path, tmp_path: Path, raised: BaseException
+) -> None:
+    info = probe_video(small_video)
+    frames, stamps = read_video(info)
+    target = tmp_path / "out.mp4"
+    target.write_text("old")
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise raised
+
+    with pytest.raises(MediaError if isinstance(raised, OSError) else KeyboardInterrupt):
+        write_video(target, frames, info.style, stamps, on_frame=stop)
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "small.mp4"]

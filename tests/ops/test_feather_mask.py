@@ -1,0 +1,75 @@
+"""The blur of a mask against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from animdetail_trt import ops
+from animdetail_trt.ops import reference
+
+# The definition sums a two-dimensional kernel, the op two one-dimensional ones (golden/README.md allows this much).
+TOLERANCE = 2e-6
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(0, 3),
+    h=st.integers(1, 70),
+    w=st.integers(1, 90),
+    feather=st.integers(0, 12),
+    alpha=st.integers(0, 255),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_equals_the_definition(n: int, h: int, w: int, feather: int, alpha: int, seed: int) -> None:
+    mask = torch.rand((n, h, w) if n else (h, w), generator=torch.Generator().manual_seed(seed))
+    feathered = ops.feather_mask(mask, feather, alpha)
+    assert feathered.shape == mask.shape
+    torch.testing.assert_close(feathered, reference.feather_mask(mask, feather, alpha), rtol=0, atol=TOLERANCE)
+
+
+@settings(max_examples=150, deadline=None)
+@given(h=st.integers(1, 250), w=st.integers(1, 250), feather=st.integers(0, 100), seed=st.integers(0, 2**32 - 1))
+def test_equals_the_exact_blur(h: int, w: int, feather: int, seed: int) -> None:
+    """Any feather against two passes in float64: the definition's sums of up to 201 x 201 products in float32 are
+    5e-6 off themselves. Many of the masks are smaller than the kernel: the fallback sizes of reference.md 8.
+    """
+    mask = torch.rand(h, w, generator=torch.Generator().manual_seed(seed))
+    radius = reference.feather_radius(min(h, w), feather)
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / 10) ** 2)
+    weights /= weights.sum()
+    extended = functional.pad(mask.double()[None, None], [radius] * 4, mode="reflect")
+    expected = functional.conv2d(functional.conv2d(extended, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    torch.testing.assert_close(ops.feather_mask(mask, feather), expected[0, 0].float(), rtol=0, atol=TOLERANCE)
+
+
+def test_without_feather_or_room_for_one_only_alpha_counts() -> None:
+    mask = torch.rand(3, 20)
+    assert torch.equal(ops.feather_mask(mask, 0), mask)
+    assert torch.equal(ops.feather_mask(mask, -3), mask)
+    assert torch.equal(ops.feather_mask(mask, 5, 128), mask * (128 / 255))
+
+
+def test_a_constant_stays_constant() -> None:
+    """The kernel sums to one and the edges reflect: a blur that darkened borders would show in every paste."""
+    feathered = ops.feather_mask(np.ones((64, 48), np.float32), 5)
+    np.testing.assert_allclose(feathered, 1, rtol=0, atol=TOLERANCE)
+
+
+def test_masks_of_a_batch_do_not_mix() -> None:
+    masks = torch.rand(5, 40, 33)
+    assert torch.equal(ops.feather_mask(masks, 4)[3], ops.feather_mask(masks[3], 4))
+
+
+def test_merge_masks() -> None:
+    """Bitwise or of 8-bit values, then above 0.1; the detailer's rule drops the first mask's fractions."""
+    masks = torch.tensor([[[0.05, 0.06, 0.5, 0.0, 1.0]], [[0.05, 0.05, 0.0, 0.2, 0.0]]])
+    # 0.05 -> 12, 0.06 -> 15: 12 | 12 = 12 and 15 | 12 = 15 stay below 25.5
+    assert ops.merge_masks(masks).tolist() == [[0, 0, 1, 1, 1]]
+    # the first as uint8(m): 0.5 -> 0, 1.0 -> 1, and 1 / 255 is below the threshold
+    assert ops.merge_masks(masks, first_factor=1).tolist() == [[0, 0, 0, 1, 0]]
+    # 17 | 14 = 31 is above the threshold, though neither is
+    assert ops.merge_masks(np.array([[[17.5 / 255]], [[14.5 / 255]]], np.float32)).tolist() == [[1]]

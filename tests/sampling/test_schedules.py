@@ -1,0 +1,59 @@
+"""Schedules against the reference's tables, for both beta schedules, and what every schedule has in common."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from animdetail_trt.errors import InputError
+from animdetail_trt.sampling import SCHEDULER_NAMES
+from animdetail_trt.sampling.model_sampling import ModelSampling
+from animdetail_trt.sampling.schedules import schedule_sigmas
+
+TABLES = load_file(Path(__file__).parents[1] / "golden" / "sigmas.safetensors")
+MODELS = {name: ModelSampling(name) for name in ("linear", "sqrt_linear")}
+CASES = [
+    key
+    for key in TABLES
+    if not key.endswith("|table") and key.split("|")[0] in MODELS and key.split("|")[1] in SCHEDULER_NAMES
+]
+
+
+@pytest.mark.parametrize("beta", MODELS)
+def test_trained_sigmas(beta: str) -> None:
+    torch.testing.assert_close(MODELS[beta].sigmas, TABLES[f"{beta}|table"], rtol=1e-6, atol=0)
+
+
+def test_schedules() -> None:
+    """Every golden table of the schedulers that there are: two beta schedules, two samplers, twelve step counts."""
+    assert len(CASES) == 2 * len(SCHEDULER_NAMES) * 2 * 12
+    for key in CASES:
+        beta, scheduler, sampler, steps = key.split("|")
+        sigmas = torch.tensor(schedule_sigmas(MODELS[beta], sampler, scheduler, int(steps)))
+        torch.testing.assert_close(sigmas, TABLES[key], rtol=1e-6, atol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@given(st.sampled_from(SCHEDULER_NAMES), st.integers(1, 400), st.sampled_from(list(MODELS)))
+def test_sigmas_fall_to_nought(scheduler: str, steps: int, beta: str) -> None:
+    sigmas = schedule_sigmas(MODELS[beta], "euler", scheduler, steps)
+    assert len(sigmas) == steps + 1
+    assert sigmas[-1] == 0
+    assert all(a > b for a, b in pairwise(sigmas))
+
+
+@given(st.floats(0, 999), st.sampled_from(list(MODELS)))
+def test_timestep_is_the_inverse_of_sigma(timestep: float, beta: str) -> None:
+    """To the nearest trained timestep."""
+    model = MODELS[beta]
+    assert abs(model.timestep(model.sigma(timestep)) - timestep) <= 0.5 + 1e-3
+
+
+def test_unknown_scheduler() -> None:
+    with pytest.raises(InputError, match="unknown scheduler 'beta57'. Choose one of: simple"):
+        schedule_sigmas(MODELS["linear"], "euler", "beta57", 4)

@@ -1,0 +1,217 @@
+"""Bad input: one clear error that names the value and the remedy, before any work; and what is accepted all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import animdetail_trt as adt
+from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.errors import InputError
+
+FRAMES, HEIGHT, WIDTH = 2, 40, 48
+SETTINGS: dict[str, Any] = {
+    "guide_size": 32,
+    "max_size": 64,
+    "seed": 1,
+    "steps": 1,
+    "cfg": 2.0,
+    "sampler_name": "euler",
+    "scheduler": "normal",
+    "denoise": 0.5,
+    "feather": 5,
+    "noise_mask_feather": 0,
+}
+
+
+def make_frames(count: int = FRAMES) -> torch.Tensor:
+    return torch.rand(count, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
+
+
+def make_seg(**changes: Any) -> adt.SEG:
+    seg = adt.SEG(None, np.ones((24, 24), np.float32), 1.0, (8, 8, 32, 32), (12, 12, 28, 28), "face")
+    return seg._replace(**changes)
+
+
+def make_segs(*segs: adt.SEG) -> adt.SEGS:
+    return (HEIGHT, WIDTH), list(segs or [make_seg()])
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny: Path) -> adt.BasicPipe:
+    tokens = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(1))
+    loaded = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu", dtype="float32")
+    return loaded.with_conditioning([[tokens, {}]], [[tokens, {}]])
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worked(*_: Any) -> None:
+        pytest.fail("a segment was worked on before the error")
+
+    monkeypatch.setattr(detailer_module, "detail_segment", worked)
+
+
+def with_nan() -> torch.Tensor:
+    frames = make_frames()
+    frames[1, 3, 4, 0] = torch.nan
+    return frames
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("NaN", {"image_frames": with_nan()}, "NaN or infinity, first in frame 1"),
+    ("infinity", {"image_frames": make_frames() / 0}, "NaN or infinity, first in frame 0"),
+    ("no batch axis", {"image_frames": make_frames()[0]}, r"must be \(F, H, W, 3\).*not \(40, 48, 3\)"),
+    ("four channels", {"image_frames": torch.zeros(1, 8, 8, 4)}, r"must be \(F, H, W, 3\).*not \(1, 8, 8, 4\)"),
+    ("no frames", {"image_frames": torch.zeros(0, 8, 8, 3)}, "at least one frame"),
+    ("8-bit", {"image_frames": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}, "Divide 8-bit values by 255"),
+    ("no array", {"image_frames": "clip.mp4"}, "must be an array"),
+    (
+        "outside",
+        {"segs": make_segs(make_seg(crop_region=(50, 0, 70, 20)))},
+        r"segment 0: crop_region \(50, 0, 70, 20\)",
+    ),
+    ("above", {"segs": make_segs(make_seg(crop_region=(0, -30, 20, -5)))}, "wholly outside the frame of 48x40"),
+    ("backwards", {"segs": make_segs(make_seg(crop_region=(30, 8, 10, 32)))}, "wholly outside"),
+    (
+        "mask rank 1",
+        {"segs": make_segs(make_seg(cropped_mask=np.ones(24)))},
+        r"segment 0: cropped_mask must be .*\(24,\)",
+    ),
+    ("mask rank 4", {"segs": make_segs(make_seg(cropped_mask=np.ones((1, 1, 24, 24))))}, "cropped_mask must be"),
+    ("second bad", {"segs": make_segs(make_seg(), make_seg(crop_region=(99, 0, 120, 9)))}, "segment 1: crop_region"),
+    ("bbox without area", {"segs": make_segs(make_seg(bbox=(12, 12, 12, 28)))}, "has no area"),
+    (
+        "crop under a latent",
+        {"segs": make_segs(make_seg(crop_region=(0, 0, 4, 30))), "max_size": 30},
+        "fewer than the 8x8",
+    ),
+    ("segs no pair", {"segs": [make_seg()]}, r"segs must be \(\(height, width\), \[SEG"),
+    ("denoise 0", {"denoise": 0.0}, "denoise 0.0 must be above 0"),
+    ("denoise 2", {"denoise": 2.0}, "denoise 2.0 must be above 0 and at most 1"),
+    ("steps 0", {"steps": 0}, "steps 0 must be at least 1"),
+    ("seed below 0", {"seed": -1}, "seed -1 must be from 0"),
+    ("seed above 64 bits", {"seed": 2**64}, "must be from 0 to 2"),
+    ("cfg NaN", {"cfg": float("nan")}, "cfg nan must be a finite number"),
+    ("sampler", {"sampler_name": "eular"}, "unknown sampler 'eular'. Choose one of: euler, euler_ancestral, dpmpp_2m"),
+    (
+        "scheduler",
+        {"scheduler": "carras"},
+        "unknown scheduler 'carras'. Choose one of: simple, sgm_uniform, karras, normal",
+    ),
+    ("feather", {"feather": -1}, "feather -1 must be a whole number"),
+    ("noise mask feather", {"noise_mask_feather": 2.5}, "noise_mask_feather 2.5 must be a whole number"),
+    ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be above 0"),
+    ("max_size", {"max_size": -8}, "max_size -8 must be above 0"),
+    ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
+    ("foreign model", {"basic_pipe": (1, 2, 3, 4, 5)}, "must come from load_pipe"),
+    ("ControlNet", {"segs": make_segs(make_seg(control_net_wrapper=object()))}, "carries a ControlNet"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.usefixtures("no_work")
+def test_is_named_before_any_work(pipe: adt.BasicPipe, changes: dict[str, Any], words: str) -> None:
+    arguments = {"image_frames": make_frames(), "segs": make_segs(), "basic_pipe": pipe, **SETTINGS, **changes}
+    with pytest.raises(InputError, match=words):
+        adt.DetailerForEachPipeForAnimateDiff.doit(**arguments)
+
+
+def tokens(dim: int = 64) -> list[Any]:
+    return [[torch.zeros(1, 77, dim), {}]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda pipe: pipe._replace(positive=None), "basic_pipe's positive conditioning is empty"),
+        (lambda pipe: pipe.with_conditioning(negative=tokens() * 2), "has 2 entries"),
+        (lambda pipe: pipe.with_conditioning(tokens(2048)), "has 2048 channels, its UNet reads 64"),
+        (lambda pipe: pipe.with_conditioning([[torch.zeros(77, 64), {}]]), r"must be \(1, tokens, dim\)"),
+        (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64), {"gligen": 1}]]), "carries gligen"),
+    ],
+)
+@pytest.mark.usefixtures("no_work")
+def test_bad_conditioning(pipe: adt.BasicPipe, change: Callable[[adt.BasicPipe], adt.BasicPipe], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        adt.DetailerForEachPipeForAnimateDiff.doit(make_frames(), make_segs(), basic_pipe=change(pipe), **SETTINGS)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_frames_than_positions(tiny: Path) -> None:
+    sd15, module = tiny / "tiny_sd15.safetensors", tiny / "tiny_mm_v1.safetensors"
+    for context, words in (
+        (None, "25 frames, and the motion module has 24 positions. Load the pipe with context=ContextOptions"),
+        (adt.ContextOptions(context_length=25), "context_length 25 is more than the motion module's 24 positions"),
+    ):
+        pipe = adt.load_pipe(sd15, motion_module=module, context=context).with_conditioning(tokens(), tokens())
+        with pytest.raises(InputError, match=words):
+            adt.DetailerForEachPipeForAnimateDiff.doit(make_frames(25), make_segs(), basic_pipe=pipe, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"schedule": "standart_static"}, "unknown context schedule 'standart_static'. Choose one of: standard_static"),
+        ({"context_length": 0}, "context_length 0 must be at least 1"),
+        ({"context_length": 8, "context_overlap": 8}, "context_overlap 8 must be at least 0 and smaller"),
+        ({"context_stride": 2}, "context_stride 1"),
+    ],
+)
+def test_bad_context(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        adt.ContextOptions(**arguments)
+
+
+def test_a_prompt_without_a_text_encoder(pipe: adt.BasicPipe) -> None:
+    with pytest.raises(InputError, match="has no text encoder"):
+        pipe.with_prompt("a face")
+
+
+def test_bad_paste() -> None:
+    short = make_seg(cropped_image=np.zeros((1, 24, 24, 3), np.float32))
+    with pytest.raises(InputError, match="segment 0 has 1 frames to paste into 2"):
+        adt.SEGSPaste.doit(make_frames(), make_segs(short))
+    with pytest.raises(InputError, match="alpha 256 must be from 0 to 255"):
+        adt.SEGSPaste.doit(make_frames(), make_segs(), alpha=256)
+
+
+@pytest.mark.parametrize(
+    "seg",
+    [
+        make_seg(crop_region=(30, 20, 60, 50)),
+        make_seg(crop_region=(-6, -4, 20, 20)),
+        make_seg(cropped_mask=torch.ones(11, 7)),
+        make_seg(cropped_mask=np.ones((5, 24, 24), np.float32)),
+        make_seg(cropped_image=np.zeros((1, 24, 24, 3), np.float32)),
+        make_seg(bbox=(0, 0, 500, 500)),
+    ],
+    ids=["past the edge", "before the edge", "another size", "another count", "own pixels", "bbox past the frame"],
+)
+@pytest.mark.parametrize("feather", [0, 100])
+def test_accepted_all_the_same(pipe: adt.BasicPipe, seg: adt.SEG, feather: int) -> None:
+    """A region partly outside, a mask of another size, any feather: the frame changes inside the region only."""
+    frames = make_frames()
+    image, *_ = adt.DetailerForEachPipeForAnimateDiff.doit(
+        frames, make_segs(seg), basic_pipe=pipe, **{**SETTINGS, "feather": feather}
+    )
+    x1, y1, x2, y2 = (max(side, 0) for side in seg.crop_region)
+    assert torch.isfinite(image).all()
+    changed = (image != frames).any(dim=(0, 3))
+    assert changed[y1:y2, x1:x2].any()
+    changed[y1:y2, x1:x2] = False
+    assert not changed.any()
+
+
+def test_numpy_frames_and_no_segs(pipe: adt.BasicPipe) -> None:
+    frames = make_frames()
+    image, segs, same, images = adt.DetailerForEachPipeForAnimateDiff.doit(
+        frames.numpy(), ((HEIGHT, WIDTH), []), basic_pipe=pipe, **SETTINGS
+    )
+    assert torch.equal(image, frames)
+    assert (segs, same, images) == (((HEIGHT, WIDTH), []), pipe, [])
