@@ -49,8 +49,8 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
         resize_from_vae(out, decoded, pass_order_of(pass_order));
       },
       py::arg("out"), py::arg("decoded"), py::arg("pass_order"), py::call_guard<release_gil>());
-  module.def("feather_mask", &feather_mask, py::arg("out"), py::arg("mask"), py::arg("feather_px"), py::arg("alpha"),
-             py::call_guard<release_gil>());
+  module.def("feather_mask", &feather_mask, py::arg("out"), py::arg("mask"), py::arg("weights"), py::arg("fused"),
+             py::arg("alpha"), py::call_guard<release_gil>());
   module.def("alpha_paste", &alpha_paste, py::arg("canvas"), py::arg("patch"), py::arg("mask"), py::arg("x"),
              py::arg("y"), py::call_guard<release_gil>());
   module.def("set_num_threads", &set_num_threads, py::arg("count"));

@@ -25,6 +25,7 @@ inline void check_input(const char* op, Argument argument) {
 inline void check_output(const char* op, Argument argument) {
   check_input(op, argument);
   check(!argument.view.read_only, op, ": ", argument.name, " is read-only. Pass a copy of it");
+  if (is_empty(argument.view)) return;
   for (int axis = 0; axis < argument.view.rank; ++axis) {
     check(argument.view.strides[axis] != 0 || argument.view.shape[axis] <= 1, op, ": ", argument.name,
           " is an expanded view whose elements share memory, so it cannot be written. Pass a copy of it");

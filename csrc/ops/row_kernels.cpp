@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "animdetail/host_device.h"
 #include "animdetail/math/blend.h"
+#include "animdetail/math/feather.h"
 #include "animdetail/math/resample.h"
 
 // GCC's function versions need ifunc, which glibc on x86-64 has. Elsewhere the one plain version is built.
@@ -10,12 +12,6 @@
 #define ANIMDETAIL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define ANIMDETAIL_CLONES
-#endif
-
-#if defined(__GNUC__) || defined(_MSC_VER)
-#define ANIMDETAIL_RESTRICT __restrict
-#else
-#define ANIMDETAIL_RESTRICT
 #endif
 
 #if defined(__SSE2__) || defined(_M_X64)
@@ -71,31 +67,42 @@ void transpose_tile(const uint8_t* from, ptrdiff_t from_stride, uint8_t* to, ptr
 #endif
 }
 
+template <bool fused>
+ANIMDETAIL_HD void blur_row(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to,
+                            ptrdiff_t count) {
+  for (ptrdiff_t start = 0; start < count; start += kLanes) {
+    float sums[kLanes] = {};
+    for (ptrdiff_t row = 0; row < size; ++row) {
+      for (ptrdiff_t column = 0; column < size; ++column) {
+        const float weight = kernel[row * size + column];
+        const float* pixels = from + row * stride + column + start;
+        for (ptrdiff_t i = 0; i < kLanes; ++i) sums[i] = feather::add_tap<fused>(sums[i], pixels[i], weight);
+      }
+    }
+    std::copy(sums, sums + kLanes, to + start);
+  }
+}
+
 }  // namespace
 
-ANIMDETAIL_CLONES void quantise(const float* ANIMDETAIL_RESTRICT from, uint8_t* ANIMDETAIL_RESTRICT to,
-                                ptrdiff_t count) {
+ANIMDETAIL_CLONES void quantise(const float* __restrict from, uint8_t* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) to[i] = resample::quantise(from[i]);
 }
 
-ANIMDETAIL_CLONES void quantise_vae(const float* ANIMDETAIL_RESTRICT from, uint8_t* ANIMDETAIL_RESTRICT to,
-                                    ptrdiff_t count) {
+ANIMDETAIL_CLONES void quantise_vae(const float* __restrict from, uint8_t* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) to[i] = resample::quantise_vae(from[i]);
 }
 
-ANIMDETAIL_CLONES void dequantise(const uint8_t* ANIMDETAIL_RESTRICT from, float* ANIMDETAIL_RESTRICT to,
-                                  ptrdiff_t count) {
+ANIMDETAIL_CLONES void dequantise(const uint8_t* __restrict from, float* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) to[i] = resample::dequantise(from[i]);
 }
 
-ANIMDETAIL_CLONES void dequantise_vae(const uint8_t* ANIMDETAIL_RESTRICT from, float* ANIMDETAIL_RESTRICT to,
-                                      ptrdiff_t count) {
+ANIMDETAIL_CLONES void dequantise_vae(const uint8_t* __restrict from, float* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) to[i] = resample::dequantise_vae(from[i]);
 }
 
-ANIMDETAIL_CLONES void weighted_sum(const uint8_t* ANIMDETAIL_RESTRICT from, ptrdiff_t stride,
-                                    const int32_t* ANIMDETAIL_RESTRICT taps, int tap_count,
-                                    uint8_t* ANIMDETAIL_RESTRICT to, ptrdiff_t count) {
+ANIMDETAIL_CLONES void weighted_sum(const uint8_t* __restrict from, ptrdiff_t stride, const int32_t* __restrict taps,
+                                    int tap_count, uint8_t* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t start = 0; start < count; start += kLanes) {
     int32_t sums[kLanes];
     for (ptrdiff_t i = 0; i < kLanes; ++i) sums[i] = resample::kHalf;
@@ -122,17 +129,18 @@ void transpose(const uint8_t* from, ptrdiff_t from_stride, ptrdiff_t rows, ptrdi
                   to_stride);
 }
 
-ANIMDETAIL_CLONES void weighted_sum(const float* ANIMDETAIL_RESTRICT from, ptrdiff_t stride,
-                                    const float* ANIMDETAIL_RESTRICT taps, ptrdiff_t tap_count,
-                                    float* ANIMDETAIL_RESTRICT to, ptrdiff_t count) {
-  std::fill(to, to + count, 0.0f);
-  for (ptrdiff_t k = 0; k < tap_count; ++k) {
-    for (ptrdiff_t i = 0; i < count; ++i) to[i] += taps[k] * from[k * stride + i];
-  }
+ANIMDETAIL_CLONES void blur(const float* __restrict from, ptrdiff_t stride, const float* __restrict kernel,
+                            ptrdiff_t size, float* __restrict to, ptrdiff_t count) {
+  blur_row<false>(from, stride, kernel, size, to, count);
 }
 
-ANIMDETAIL_CLONES void paste_rgb(float* ANIMDETAIL_RESTRICT canvas, const float* ANIMDETAIL_RESTRICT patch,
-                                 const float* ANIMDETAIL_RESTRICT mask, ptrdiff_t pixels) {
+ANIMDETAIL_CLONES void blur_fused(const float* __restrict from, ptrdiff_t stride, const float* __restrict kernel,
+                                  ptrdiff_t size, float* __restrict to, ptrdiff_t count) {
+  blur_row<true>(from, stride, kernel, size, to, count);
+}
+
+ANIMDETAIL_CLONES void paste_rgb(float* __restrict canvas, const float* __restrict patch, const float* __restrict mask,
+                                 ptrdiff_t pixels) {
   for (ptrdiff_t i = 0; i < pixels; ++i) {
     for (int c = 0; c < 3; ++c) {
       canvas[3 * i + c] = blend::alpha_over(canvas[3 * i + c], patch[3 * i + c], mask[i]);

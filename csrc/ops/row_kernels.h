@@ -1,17 +1,18 @@
 #pragma once
 
 // The hot loops over contiguous rows. Each is compiled several times and the widest version that the processor runs is
-// chosen at load time; all give the same bits, since the integer sums are exact and floats are not contracted.
+// chosen at load time; all give the same bits, since the integer sums are exact and floats are fused only where
+// std::fma says so.
 
 #include <cstddef>
 #include <cstdint>
 
 namespace animdetail::rows {
 
-// Bytes, hence lanes, that one step of weighted_sum fills.
+// Elements that one step of weighted_sum and of blur fills.
 inline constexpr ptrdiff_t kLanes = 64;
 
-constexpr ptrdiff_t padded(ptrdiff_t bytes) { return (bytes + kLanes - 1) / kLanes * kLanes; }
+constexpr ptrdiff_t padded(ptrdiff_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 void quantise(const float* from, uint8_t* to, ptrdiff_t count);
 void quantise_vae(const float* from, uint8_t* to, ptrdiff_t count);
@@ -26,9 +27,10 @@ void weighted_sum(const uint8_t* from, ptrdiff_t stride, const int32_t* taps, in
 void transpose(const uint8_t* from, ptrdiff_t from_stride, ptrdiff_t rows, ptrdiff_t columns, uint8_t* to,
                ptrdiff_t to_stride);
 
-// to[i] = sum over k of taps[k] * from[k * stride + i]
-void weighted_sum(const float* from, ptrdiff_t stride, const float* taps, ptrdiff_t tap_count, float* to,
-                  ptrdiff_t count);
+// to[i] = sum over row, column of kernel[row * size + column] * from[row * stride + column + i], in that order, for i
+// in 0 .. padded(count) - 1.
+void blur(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to, ptrdiff_t count);
+void blur_fused(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to, ptrdiff_t count);
 
 // canvas = (1 - mask) canvas + mask patch over `pixels` pixels of 3 interleaved channels.
 void paste_rgb(float* canvas, const float* patch, const float* mask, ptrdiff_t pixels);

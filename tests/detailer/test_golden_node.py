@@ -11,7 +11,7 @@ from torch import Tensor
 
 import animdetail_trt as adt
 from golden_cases import load_case
-from tolerances import assert_frames_match
+from tolerances import assert_crops_match, assert_frames_match
 
 CASES = [
     "basic",
@@ -68,7 +68,7 @@ def test_node(name: str, tiny: Path) -> None:
         assert isinstance(seg.cropped_image, np.ndarray)
         assert seg.control_net_wrapper is None
         expected = case.tensors[f"out.segs.{i}.cropped_image"].float() / 255
-        assert_frames_match(torch.from_numpy(seg.cropped_image), expected)
+        assert_crops_match(torch.from_numpy(seg.cropped_image), expected)
 
 
 def test_segs_detailer_then_paste_is_the_node(tiny: Path) -> None:

@@ -185,6 +185,17 @@ def test_results_are_of_the_kind_of_the_input() -> None:
         assert type(ops.merge_masks(wrap(mask[None]))) is kind
 
 
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy])
+def test_working_copy_shares_nothing(wrap: Callable[[Floats], Any]) -> None:
+    frames = wrap(read_only(transposed(rand(2, 9, 8, 3))) if wrap is np.asarray else transposed(rand(2, 9, 8, 3)))
+    copy = ops.working_copy(frames)
+    assert type(copy) is type(frames)
+    assert (copy == frames).all()
+    assert (copy.flags.c_contiguous and copy.flags.writeable) if wrap is np.asarray else copy.is_contiguous()
+    copy[...] = -1
+    assert (frames >= 0).all()
+
+
 def test_inputs_may_be_expanded_views() -> None:
     mask = torch.full((1, 1), 0.5).expand(6, 5)
     canvas = ops.alpha_paste(torch.zeros(2, 6, 5, 3), torch.ones(1, 1, 1, 1).expand(2, 6, 5, 3), mask, (0, 0))

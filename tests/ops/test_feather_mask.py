@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
 
 from animdetail_trt import ops
 from animdetail_trt.ops import reference
 
-# The definition sums a two-dimensional kernel, the op two one-dimensional ones (golden/README.md allows this much).
+# A mask that was 1 may be 0.9999997 after the blur: the kernel's float32 sum (golden/README.md allows this much).
 TOLERANCE = 2e-6
 
 
@@ -28,22 +27,21 @@ def test_equals_the_definition(n: int, h: int, w: int, feather: int, alpha: int,
     mask = torch.rand((n, h, w) if n else (h, w), generator=torch.Generator().manual_seed(seed))
     feathered = ops.feather_mask(mask, feather, alpha)
     assert feathered.shape == mask.shape
-    torch.testing.assert_close(feathered, reference.feather_mask(mask, feather, alpha), rtol=0, atol=TOLERANCE)
+    assert torch.equal(feathered, reference.feather_mask(mask, feather, alpha))
 
 
-@settings(max_examples=150, deadline=None)
-@given(h=st.integers(1, 250), w=st.integers(1, 250), feather=st.integers(0, 100), seed=st.integers(0, 2**32 - 1))
-def test_equals_the_exact_blur(h: int, w: int, feather: int, seed: int) -> None:
-    """Any feather against two passes in float64: the definition's sums of up to 201 x 201 products in float32 are
-    5e-6 off themselves. Many of the masks are smaller than the kernel: the fallback sizes of reference.md 8.
-    """
-    mask = torch.rand(h, w, generator=torch.Generator().manual_seed(seed))
-    radius = reference.feather_radius(min(h, w), feather)
-    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / 10) ** 2)
-    weights /= weights.sum()
-    extended = functional.pad(mask.double()[None, None], [radius] * 4, mode="reflect")
-    expected = functional.conv2d(functional.conv2d(extended, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    torch.testing.assert_close(ops.feather_mask(mask, feather), expected[0, 0].float(), rtol=0, atol=TOLERANCE)
+@settings(max_examples=40)
+@given(
+    h=st.integers(1, 250),
+    w=st.integers(1, 250),
+    feather=st.integers(0, 100),
+    seed=st.integers(0, 2**32 - 1),
+    constant=st.booleans(),
+)
+def test_any_feather(h: int, w: int, feather: int, seed: int, constant: bool) -> None:
+    """The definition's bits, up to 201 x 201 taps; many of the masks are smaller than the kernel and fall back."""
+    mask = torch.ones(h, w) if constant else torch.rand(h, w, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ops.feather_mask(mask, feather), reference.feather_mask(mask, feather))
 
 
 def test_without_feather_or_room_for_one_only_alpha_counts() -> None:

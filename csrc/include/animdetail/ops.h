@@ -32,8 +32,9 @@ void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropReg
 // out (f, h', w', 3) in 0..1 = decoded (f, 3, h, w), a VAE's raw output in about -1..1, resampled.
 void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order);
 
-// out (h, w) or (n, h, w) = mask of that shape, blurred, times alpha / 255.
-void feather_mask(const TensorView& out, const TensorView& mask, int64_t feather_px, double alpha);
+// out (h, w) or (n, h, w) = mask of that shape, blurred by the outer product of weights (an odd number of them, on the
+// host) with themselves over reflected edges, times alpha / 255. fused: sums round once per tap, not twice.
+void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha);
 
 // canvas (f, h, w, c) = (1 - mask) canvas + mask patch, where patch (f, h', w', c) put at (x, y) lies on the canvas.
 // mask is (h', w') or (1 or f, h', w').
@@ -62,7 +63,9 @@ struct FeatherJob {
   float* out;
   int64_t count, height, width;
   int64_t mask_strides[3], out_strides[3];
+  const float* weights;  // 2 * radius + 1
   int64_t radius;
+  bool fused;
   float factor;
 };
 

@@ -34,6 +34,13 @@ struct TensorView {
   int64_t strides[kMaxRank] = {};
 };
 
+inline bool is_empty(const TensorView& view) {
+  for (int axis = 0; axis < view.rank; ++axis) {
+    if (view.shape[axis] == 0) return true;
+  }
+  return false;
+}
+
 inline bool operator==(DType a, DType b) { return a.code == b.code && a.bits == b.bits; }
 
 inline bool operator==(Device a, Device b) { return a.kind == b.kind && a.index == b.index; }

@@ -16,6 +16,7 @@ from animdetail_trt.ops.native import (
     resize_from_vae,
     resize_from_vae_into,
     set_num_threads,
+    working_copy,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "resize_from_vae",
     "resize_from_vae_into",
     "set_num_threads",
+    "working_copy",
 ]

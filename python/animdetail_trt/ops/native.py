@@ -62,7 +62,7 @@ def crop_resize_into(
 def crop_resize_to_vae(
     frames: ArrayT, crop_region: CropRegion, size: tuple[int, int], *, pass_order: PassOrder = "pillow13"
 ) -> ArrayT:
-    """Resample a crop straight to what a VAE encodes: ``2 x - 1`` of :func:`crop_resize`, its centre cut to multiples of 8.
+    """Resample a crop straight to a VAE's input: ``2 x - 1`` of :func:`crop_resize`, its centre cut to multiples of 8.
 
     Args:
         frames: (f, h, w, 3) in 0..1.
@@ -124,7 +124,7 @@ def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255) -> ArrayT:
         alpha: 0 to 255.
 
     Returns:
-        The shape of ``mask``, within 2e-6 of the reference.
+        The shape of ``mask``; the bits of torch's ``conv2d`` on a CPU, which the reference uses.
     """
     shape = tuple(_lend("feather_mask", "mask", mask).shape)
     return feather_mask_into(_empty(mask, shape), mask, feather_px, alpha)
@@ -133,9 +133,12 @@ def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255) -> ArrayT:
 def feather_mask_into(out: ArrayT, mask: Array, feather_px: int, alpha: float = 255) -> ArrayT:
     """:func:`feather_mask` into ``out``, of the shape of ``mask``."""
     op = "feather_mask"
-    (radius,) = _integers(op, "feather_px", (feather_px,), 1)
+    (feather_px,) = _integers(op, "feather_px", (feather_px,), 1)
+    shape = tuple(_lend(op, "mask", mask).shape)
+    radius = reference.feather_radius(min(shape[-2:], default=0), feather_px)
+    weights, fused = reference.feather_weights(radius), reference.feather_is_fused(shape, radius)
     with _input_errors():
-        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), radius, float(alpha))
+        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, fused, float(alpha))
     return out
 
 
@@ -156,6 +159,13 @@ def alpha_paste(canvas: ArrayT, patch: Array, mask: Array, left_top: tuple[int, 
     with _input_errors():
         _C.alpha_paste(_lend(op, "canvas", canvas), _lend(op, "patch", patch), _lend(op, "mask", mask), x, y)
     return canvas
+
+
+def working_copy(frames: ArrayT) -> ArrayT:
+    """``frames``, any shape, copied into memory of their own, contiguous: what a loop over segments pastes into."""
+    copy = _empty(frames, tuple(_lend("working_copy", "frames", frames).shape))
+    copy[...] = frames
+    return copy
 
 
 def merge_masks(masks: ArrayT, *, first_factor: int = 255) -> ArrayT:
@@ -205,8 +215,13 @@ def _lend(op: str, name: str, array: Any) -> Any:
 
 
 def _empty(like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
+    """Float32 memory of the kind of ``like``. On the CPU it is NumPy's also for torch: NumPy asks the kernel for huge
+    pages, without which the first write to a large result takes longer than computing it.
+    """
     if isinstance(like, np.ndarray):
         return np.empty(shape, np.float32)
+    if like.device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.float32))
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 import operator
 
 import torch
@@ -50,8 +51,7 @@ def feather_mask(mask: Tensor, feather_px: int, alpha: float = 255) -> Tensor:
     masks = mask if mask.ndim == 3 else mask[None]
     radius = feather_radius(min(masks.shape[-2:]), feather_px)
     if radius > 0:
-        weights = torch.exp(-0.5 * (torch.linspace(-radius, radius, 2 * radius + 1) / FEATHER_SIGMA) ** 2)
-        weights = weights / weights.sum()
+        weights = feather_weights(radius)
         kernel = weights[:, None] @ weights[None, :]
         extended = functional.pad(masks[:, None], [radius] * 4, mode="reflect")
         masks = functional.conv2d(extended, kernel[None, None])[:, 0]
@@ -59,7 +59,7 @@ def feather_mask(mask: Tensor, feather_px: int, alpha: float = 255) -> Tensor:
 
 
 def alpha_paste(canvas: Tensor, patch: Tensor, mask: Tensor, left_top: tuple[int, int]) -> Tensor:
-    """``(1 - mask) canvas + mask patch`` where patch (f, h', w', c) at left_top lies on canvas (f, h, w, c), in place."""
+    """``(1 - mask) canvas + mask patch`` where patch (f, h', w', c) at left_top lies on canvas (f, h, w, c)."""
     x, y = left_top
     left, right = max(0, x), min(canvas.shape[2], x + patch.shape[2])
     top, bottom = max(0, y), min(canvas.shape[1], y + patch.shape[1])
@@ -87,6 +87,20 @@ def feather_radius(shorter: int, feather_px: int) -> int:
         return feather_px
     size = shorter // 2 | 1
     return size // 2 if size >= 3 else 0
+
+
+def feather_weights(radius: int) -> Tensor:
+    """(2 radius + 1,) of a Gaussian of sigma 10 that sum to 1, in float32, as torchvision computes them."""
+    weights = torch.exp(-0.5 * (torch.linspace(-radius, radius, 2 * radius + 1) / FEATHER_SIGMA) ** 2)
+    return weights / weights.sum()
+
+
+def feather_is_fused(shape: Sequence[int], radius: int) -> bool:
+    """Whether conv2d sums the taps with fused multiply-adds, on a CPU: oneDNN does, and torch's own loop, which takes
+    a single small picture under a 3x3 kernel (at::native::ConvParams::use_mkldnn), does not."""
+    single = len(shape) < 3 or shape[0] == 1
+    pixels = math.prod(side + 2 * radius for side in shape[-2:])
+    return not (single and radius == 1 and pixels <= 20480)
 
 
 def quantise(pixels: Tensor) -> Tensor:
