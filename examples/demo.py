@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import runpy
 import shlex
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from animdetail_trt.media.images import read_images
 from animdetail_trt.media.video import VideoStyle, probe_video, read_video, write_video
 
 TINY_MODELS = Path(__file__).parents[1] / "tests" / "golden" / "tiny_models.py"
-PORTRAIT_SIZE = 384, 288
+PORTRAIT_SIZE = 288, 216
 NOTICE = """\
 The weights of this demo are tiny and random: they show the machinery, not beauty.
 Inside the face's mask you will see coloured noise; everything around it is untouched.
@@ -44,7 +44,7 @@ def main() -> int:
 
     models = args.output / "models"
     write_models(models)
-    clip = args.output / "input.mp4"
+    clip = args.output / (f"{args.portrait.stem}.mp4" if args.portrait else "carphone.mp4")
     if args.portrait:
         write_video(clip, pan_over(args.portrait, args.frames), VideoStyle.at_rate(Fraction(12)))
     else:
@@ -56,7 +56,7 @@ def main() -> int:
         "--motion-module", str(models / "motion_module.safetensors"), "--context-length", "16",
         "--detect", "face", "--crop-factor", "1.6",
         "--prompt", "portrait photo, (detailed face:1.2)", "--negative", "blurry",
-        "--steps", "6", "--cfg", "4", "--denoise", "0.3", "--guide-size", "96",
+        "--steps", "6", "--cfg", "4", "--denoise", "0.3", "--guide-size", "112",
         "--sampler", "dpmpp_2m", "--scheduler", "karras", "--seed", "7", "--feather", "4",
         "--preview", str(args.output / "contact_sheet.png"), "--preview-rows", "3",
         "--report", str(args.output / "run.json"),
@@ -73,10 +73,10 @@ def write_models(folder: Path) -> None:
     """A checkpoint in the single-file layout (UNet, VAE and text encoder in one) and a v3 motion module, all random."""
     from safetensors.numpy import save_file
 
-    tiny = load_module(TINY_MODELS)
+    tensors = runpy.run_path(str(TINY_MODELS))["tensors"]
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tiny.tensors("tiny_sd15") | tiny.tensors("tiny_clip"), folder / "checkpoint.safetensors")
-    save_file(tiny.tensors("tiny_mm_v3"), folder / "motion_module.safetensors")
+    save_file(tensors("tiny_sd15") | tensors("tiny_clip"), folder / "checkpoint.safetensors")
+    save_file(tensors("tiny_mm_v3"), folder / "motion_module.safetensors")
 
 
 def carphone() -> Path:
@@ -103,19 +103,11 @@ def pan_over(picture: Path, count: int) -> Tensor:
         phase = index / max(count - 1, 1)
         zoom = 0.92 - 0.17 * phase  # part of the picture's shorter side that is seen
         span_x, span_y = (zoom, zoom * height / width) if still.shape[3] <= still.shape[2] else (zoom, zoom)
-        centre_x, centre_y = -0.02 + 0.05 * math.sin(2 * math.pi * phase), -0.28 + 0.02 * math.cos(2 * math.pi * phase)
+        centre_x, centre_y = -0.1 + 0.02 * math.sin(2 * math.pi * phase), -0.28 + 0.02 * math.cos(2 * math.pi * phase)
         theta = torch.tensor([[[span_x, 0.0, centre_x], [0.0, span_y, centre_y]]])
         grid = torch.nn.functional.affine_grid(theta, [1, 3, height, width], align_corners=False)
         frames.append(torch.nn.functional.grid_sample(still, grid, mode="bicubic", align_corners=False))
     return torch.cat(frames).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
-
-
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+CROP = (10, 8, 42, 40)
+"""The crop region of the tests' SEGS file."""
+
 
 def patches(width: int, height: int, count: int = 1, seed: int = 0) -> np.ndarray:
     """uint8 (count, height, width, 3) of flat 16-pixel patches: chroma subsampling leaves their middles alone."""
@@ -41,8 +44,7 @@ def make_video(
         context.colorspace, context.color_range, context.color_primaries, context.color_trc = tags
         audio: Any = container.add_stream(sound, rate=48000) if sound else None
         for index, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = _convert(frame, pix_fmt, tags)
+            frame = _frame_of(picture, pix_fmt, tags)
             frame.pts, frame.time_base = (stamps[index] if stamps else index), time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -51,17 +53,21 @@ def make_video(
     return path
 
 
-def _convert(frame: Any, pix_fmt: str, tags: tuple[int, int, int, int]) -> Any:
-    matrix = {1: "ITU709", 9: "BT2020"}.get(tags[0], "ITU601")
-    value_range = "JPEG" if tags[1] == 2 else "MPEG"
-    accurate = 0x4 | 0x2000 | 0x4000 | 0x40000
-    return frame.reformat(
-        format=pix_fmt,
-        dst_colorspace=matrix,
-        src_color_range="JPEG",
-        dst_color_range=value_range,
-        interpolation=accurate,
-    )
+def _frame_of(picture: np.ndarray, pix_fmt: str, tags: tuple[int, int, int, int]) -> Any:
+    """A frame in bgr0 or yuv420p; the YUV by the textbook (ITU-R BT.709, section 3), chroma the mean of 2x2 pixels."""
+    import av
+
+    if pix_fmt == "bgr0":
+        return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format="bgr0")
+    kr, kb = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}.get(tags[0], (0.299, 0.114))
+    r, g, b = (picture[..., i] / 255 for i in range(3))
+    y = kr * r + (1 - kr - kb) * g + kb * b
+    cb, cr = (b - y) / (1 - kb) / 2, (r - y) / (1 - kr) / 2
+    cb, cr = (c.reshape(c.shape[0] // 2, 2, c.shape[1] // 2, 2).mean((1, 3)) for c in (cb, cr))
+    full = tags[1] == 2
+    planes = [y * 255 if full else 16 + y * 219, *(128 + c * (255 if full else 224) for c in (cb, cr))]
+    flat = np.concatenate([plane.ravel() for plane in planes]).round().clip(0, 255).astype(np.uint8)
+    return av.VideoFrame.from_ndarray(flat.reshape(-1, picture.shape[1]), format="yuv420p")
 
 
 def _add_sine(container: Any, stream: Any, seconds: float) -> None:
@@ -83,3 +89,15 @@ def sound_packets(path: Path) -> list[tuple[Fraction, bytes]]:
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.dts is not None]
+
+
+def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> Path:
+    """Write a mask of (width, height) that is white inside the box; makes its folder."""
+    from PIL import Image
+
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    x1, y1, x2, y2 = box
+    mask[y1:y2, x1:x2] = 255
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(mask).save(path)
+    return path

@@ -26,15 +26,26 @@ def test_file_replaces_the_old_one_only_at_the_end(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out.mp4"]
 
 
+def write_half(target: Path, error: BaseException) -> None:
+    with staged_file(target) as partial:
+        partial.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, ValueError])
 def test_any_exception_keeps_the_old_file(tmp_path: Path, raised: type[BaseException]) -> None:
     target = tmp_path / "out.mp4"
     target.write_text("old")
-    with pytest.raises(raised), staged_file(target) as partial:
-        partial.write_text("half")
-        raise raised
+    with pytest.raises(raised):
+        write_half(target, raised())
     assert target.read_text() == "old"
     assert names(tmp_path) == ["out.mp4"]
+
+
+def fill_half(target: Path, error: BaseException) -> None:
+    with staged_folder(target) as partial:
+        (partial / "a.png").write_text("half")
+        raise error
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
@@ -42,9 +53,8 @@ def test_any_exception_keeps_the_old_folder(tmp_path: Path, raised: type[BaseExc
     target = tmp_path / "out"
     target.mkdir()
     (target / "a.png").write_text("old")
-    with pytest.raises(raised), staged_folder(target) as partial:
-        (partial / "a.png").write_text("half")
-        raise raised
+    with pytest.raises(raised):
+        fill_half(target, raised())
     assert (target / "a.png").read_text() == "old"
     assert names(tmp_path) == ["out"]
 
@@ -61,9 +71,8 @@ def test_folder_is_filled_at_the_end(tmp_path: Path) -> None:
 def test_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     target.write_text("old")
-    with pytest.raises(MediaError, match=r"out\.mp4: the disk is full\. Free some space"), staged_file(target) as partial:
-        partial.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(MediaError, match=r"out\.mp4: the disk is full\. Free some space"):
+        write_half(target, OSError(errno.ENOSPC, "No space left on device"))
     assert target.read_text() == "old"
     assert names(tmp_path) == ["out.mp4"]
 

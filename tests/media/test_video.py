@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import make_video, patches, sound_packets
 
 from animdetail_trt.errors import MediaError
 from animdetail_trt.media.video import (
@@ -23,6 +22,7 @@ from animdetail_trt.media.video import (
     read_video,
     write_video,
 )
+from clips import make_video, patches, sound_packets
 
 
 def rewrite(source: Path, target: Path, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,10 +77,10 @@ def test_colours_do_not_shift(tmp_path: Path, matrix: int, value_range: int) -> 
     source = make_video(tmp_path / "in.mp4", patches(128, 128, 2), tags=tags)
     first, second = rewrite(source, tmp_path / "out.mp4")
     drift = 255 * (middles(second) - middles(first))
-    assert drift.mean(dim=(0, 1, 2)).abs().max() < 1
+    assert drift.mean(dim=(0, 1, 2)).abs().max() < 0.5
     assert drift.abs().mean() < 2.5  # two lossy generations of saturated patches
     truth = torch.from_numpy(patches(128, 128, 2)).float() / 255
-    assert (255 * (middles(first) - middles(truth))).mean(dim=(0, 1, 2)).abs().max() < 1
+    assert (255 * (middles(first) - middles(truth))).mean(dim=(0, 1, 2)).abs().max() < 0.5
     assert probe_video(tmp_path / "out.mp4").style.colour.tags == tags
 
 
@@ -88,15 +88,13 @@ def test_untagged_stays_untagged_and_keeps_its_colours(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", patches(64, 64, 2))
     first, second = rewrite(source, tmp_path / "out.mp4")
     assert probe_video(tmp_path / "out.mp4").style.colour.tags == probe_video(source).style.colour.tags
-    assert (255 * (middles(second) - middles(first))).mean(dim=(0, 1, 2)).abs().max() < 1
+    assert (255 * (middles(second) - middles(first))).mean(dim=(0, 1, 2)).abs().max() < 0.5
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_uneven_time_stamps_are_kept(tmp_path: Path, suffix: str) -> None:
     stamps = [0, 33, 90, 100, 250, 1000]
-    source = make_video(
-        tmp_path / f"in{suffix}", patches(64, 48, 6), time_base=Fraction(1, 1000), stamps=stamps
-    )
+    source = make_video(tmp_path / f"in{suffix}", patches(64, 48, 6), time_base=Fraction(1, 1000), stamps=stamps)
     info = probe_video(source)
     assert [stamp * info.style.time_base for stamp in read_video(info)[1]] == [Fraction(s, 1000) for s in stamps]
     rewrite(source, tmp_path / f"out{suffix}")
@@ -184,6 +182,19 @@ def test_pixel_shape_is_kept(tmp_path: Path) -> None:
     assert probe_video(tmp_path / "out.mp4").style.sample_aspect_ratio == Fraction(128, 117)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_the_same_frames_are_the_same_file(tmp_path: Path, suffix: str) -> None:
+    """x264's defaults fail this where the height is no multiple of 16."""
+    frames = torch.from_numpy(np.stack([np.roll(patches(144, 88)[0], shift, 1) for shift in range(12)])).float() / 255
+    written = set()
+    for attempt in range(4):
+        path = tmp_path / f"{attempt}{suffix}"
+        write_video(path, frames, VideoStyle.at_rate(Fraction(12)))
+        with av.open(str(path)) as container:  # packets, for Matroska writes a random id into the header
+            written.add(b"".join(bytes(packet) for packet in container.demux(video=0)))
+    assert len(written) == 1
+
+
 def test_rounds_half_up(tmp_path: Path) -> None:
     levels = torch.tensor([0.49, 0.5, 1.5, 254.49, 254.5, 300, -3]) / 255
     frames = levels.view(1, 1, -1, 1).expand(1, 16, -1, 3).contiguous()
@@ -217,7 +228,8 @@ def test_pictures_that_stop_early_are_told(tmp_path: Path, suffix: str) -> None:
     write_video(path, noise, VideoStyle.at_rate(Fraction(8)))
     read_video(probe_video(path))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(MediaError, match=r"pictures end at 1\.\d+ s and its header promises 3\.0"):
+    # Some versions of FFmpeg do tell, in one of the containers.
+    with pytest.raises(MediaError, match=r"pictures end at 1\.\d+ s and its header promises 3|damaged after frame \d"):
         read_video(probe_video(path))
 
 

