@@ -1,4 +1,4 @@
-"""Bad input: one clear error that names the value and the remedy, before any work; and what is accepted all the same."""
+"""Bad input: one clear error that names the value and the remedy, before any work; and what is accepted anyway."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -23,7 +25,7 @@ def test_windows_cover_every_frame_and_overlap_enough(clip: tuple[int, ContextOp
     spans = windows(frames, options)
     assert sorted({i for span in spans for i in span}) == list(range(frames))
     assert all(len(span) == min(frames, options.context_length) for span in spans)
-    for left, right in zip(spans, spans[1:], strict=False):
+    for left, right in pairwise(spans):
         assert left.stop - right.start >= options.context_overlap
         assert right.start > left.start
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_cases import relative_norm
 from safetensors import safe_open
 
 import animdetail_trt as adt
 from animdetail_trt.sampling import SAMPLER_NAMES, NoiseMask, SampleSettings, ksample
+from golden_cases import relative_norm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
