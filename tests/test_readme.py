@@ -1,0 +1,88 @@
+"""Every command of the README is run, as it stands there, in the order in which it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clips import make_video, write_mask
+from needs import carphone, needs_clip, needs_detector
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for language, text in BLOCKS
+    if language == "bash"
+    for line in text.replace("\\\n", "").splitlines()
+    if line.strip()
+]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+@pytest.fixture
+def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README names; two frames of a real clip."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_checkpoint, "sd15.safetensors")
+    shutil.copy(tiny / "tiny_mm_v3.safetensors", "mm_sd15_v3.safetensors")
+    write_mask(Path("masks/all.png"), (176, 144), (60, 40, 100, 90))
+    Path("segs.json").write_text('{"size": [144, 176], "segs": [{"bbox": [60, 40, 100, 90], "label": "face"}]}')
+    return tmp_path
+
+
+def first_frames(path: Path, count: int) -> np.ndarray:
+    import av
+
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(count))]  # noqa: B905
+    return np.stack(frames)
+
+
+@needs_clip
+@needs_detector
+def test_every_shell_command(user_files: Path) -> None:
+    make_video(Path("clip.mp4"), first_frames(carphone(), 2))
+    ours = [command for command in COMMANDS if command[0] == "animdetail-trt"]
+    assert len(ours) >= 4
+    for command in ours:
+        run = [sys.executable, "-m", "animdetail_trt.cli", *command[1:]]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+    for name in ("detailed.mp4", "sheet.png", "run.json", "frames/frame_000001.png", "detailed.mkv"):
+        assert Path(name).stat().st_size > 0
+    assert Image.open("frames/frame_000002.png").size == (176, 144)
+
+
+def test_the_other_shell_commands_are_what_ci_runs() -> None:
+    """``make demo`` runs the script of test_demo.py; ``make test`` is what runs this; pip's line is in the Makefile."""
+    others = [command for command in COMMANDS if command[0] != "animdetail-trt"]
+    assert others == [["make", "demo"], ["make", "test"], ["pip", "install", ".[detect]"]]
+    assert "--editable '.[detect,dev]'" in (ROOT / "Makefile").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    plan = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "examples/demo.py --output demo" in plan.stdout
+
+
+@pytest.mark.usefixtures("user_files")
+def test_every_python_block() -> None:
+    assert len(PYTHON) == 2
+    names: dict[str, object] = {}
+    for block in PYTHON:
+        exec(block, names)
+    assert tuple(names["crops"].shape) == (2, 96, 96, 3)  # type: ignore[attr-defined]
+
+
+def test_pictures_and_links_exist() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
