@@ -215,13 +215,8 @@ def _lend(op: str, name: str, array: Any) -> Any:
 
 
 def _empty(like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
-    """Float32 memory of the kind of ``like``. On the CPU it is NumPy's also for torch: NumPy asks the kernel for huge
-    pages, without which the first write to a large result takes longer than computing it.
-    """
     if isinstance(like, np.ndarray):
         return np.empty(shape, np.float32)
-    if like.device.type == "cpu":
-        return torch.from_numpy(np.empty(shape, np.float32))
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
