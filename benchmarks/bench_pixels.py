@@ -39,7 +39,7 @@ def detail(frames: Tensor, segments: list[Segment], feather_px: int, vae: StandI
     return canvas
 
 
-def encode(canvas: Tensor, segment: Segment, vae: StandInVae) -> Tensor:
+def encode(canvas: Tensor, segment: Segment, vae: StandInVae) -> list[Tensor]:
     """All batches go through one buffer: the first write to fresh memory costs more than what is computed into it."""
     width, height = segment.size
     pixels, latents = torch.empty(VAE_BATCH, 3, height, width), []
@@ -47,15 +47,14 @@ def encode(canvas: Tensor, segment: Segment, vae: StandInVae) -> Tensor:
         batch = canvas[first : first + VAE_BATCH]
         ops.crop_resize_to_vae_into(pixels[: len(batch)], batch, segment.crop_region, segment.size)
         latents.append(vae.encode(pixels[: len(batch)], first))
-    return torch.cat(latents)
+    return latents
 
 
-def decode(latents: Tensor, segment: Segment, vae: StandInVae) -> Tensor:
+def decode(latents: list[Tensor], segment: Segment, vae: StandInVae) -> Tensor:
     x1, y1, x2, y2 = segment.crop_region
-    patch = torch.empty(len(latents), y2 - y1, x2 - x1, 3)
-    for first in range(0, len(latents), VAE_BATCH):
-        batch = slice(first, first + VAE_BATCH)
-        ops.resize_from_vae_into(patch[batch], vae.decode(latents[batch], first))
+    patch = torch.empty(sum(map(len, latents)), y2 - y1, x2 - x1, 3)
+    for target, batch, first in zip(patch.split(VAE_BATCH), latents, range(0, len(patch), VAE_BATCH), strict=True):
+        ops.resize_from_vae_into(target, vae.decode(batch, first))
     return patch
 
 

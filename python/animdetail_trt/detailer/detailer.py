@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -75,6 +76,8 @@ class DetailerForEachPipeForAnimateDiff:
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
         settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("feather", feather)
+        if detailer_hook is not None and not hasattr(detailer_hook, "post_paste"):
+            raise InputError(f"detailer_hook must have post_paste(frames), and {type(detailer_hook).__name__} has not")
         plans = plan_segments(segs, _size(frames), len(frames), sizes)
         painter = make_painter(
             basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
@@ -233,7 +236,7 @@ def check_frames(image_frames: Any) -> Tensor:
 
 
 def check_feather(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
         raise InputError(f"{name} {value!r} must be a whole number of pixels, 0 or more")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +95,21 @@ def scale_segs(segs: SEGS, frame_size: tuple[int, int]) -> SEGS:
 def _check_segs(segs: Any) -> SEGS:
     try:
         (height, width), items = segs
-        return (int(height), int(width)), list(items)
+        header, items = (int(height), int(width)), [SEG(*item) for item in items]
     except (TypeError, ValueError):
         raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
+    return header, [
+        seg._replace(crop_region=_region("crop_region", seg.crop_region, index), bbox=_region("bbox", seg.bbox, index))
+        for index, seg in enumerate(items)
+    ]
+
+
+def _region(name: str, value: Any, index: int) -> CropRegion:
+    try:
+        x1, y1, x2, y2 = (operator.index(side) for side in value)
+        return x1, y1, x2, y2
+    except (TypeError, ValueError):
+        raise InputError(f"segment {index}: {name} must be four whole numbers x1, y1, x2, y2, not {value!r}") from None
 
 
 def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int]) -> SEG:
@@ -123,7 +136,7 @@ def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[
 
 def mask_of(seg: SEG, index: int) -> Tensor:
     """The segment's mask as float32 (h, w) or (n, h, w) on the CPU."""
-    mask = torch.as_tensor(seg.cropped_mask).float().cpu()
+    mask = _floats(seg.cropped_mask, f"segment {index}: cropped_mask")
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise InputError(
             f"segment {index}: cropped_mask must be (h, w) or (n, h, w) and not empty, not {tuple(mask.shape)}"
@@ -131,9 +144,19 @@ def mask_of(seg: SEG, index: int) -> Tensor:
     return mask
 
 
+def _floats(array: Any, name: str) -> Tensor:
+    try:
+        floats = torch.as_tensor(array).detach().float().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} must be an array, not {type(array).__name__}") from None
+    if not torch.isfinite(floats.sum()):
+        raise InputError(f"{name} holds NaN or infinity")
+    return floats
+
+
 def images_of(seg: SEG, index: int) -> Tensor:
     """The segment's own pixels as float32 (f, h, w, 3) on the CPU."""
-    pixels = torch.as_tensor(seg.cropped_image).float().cpu()
+    pixels = _floats(seg.cropped_image, f"segment {index}: cropped_image")
     if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
         raise InputError(f"segment {index}: cropped_image must be (f, h, w, 3), not {tuple(pixels.shape)}")
     return pixels

@@ -71,8 +71,8 @@ def load_pipe(
     vae: str | Path | None = None,
     loras: Sequence[Any] = (),
     context: ContextOptions | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     backend: str = "auto",
 ) -> BasicPipe:
     """Load SD 1.5, with an AnimateDiff motion module if one is given.

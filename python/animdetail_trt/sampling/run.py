@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -42,6 +43,9 @@ class SampleSettings:
         check_sampler(self.sampler_name)
         if self.scheduler_func is None:
             check_scheduler(self.scheduler)
+        for name, value in (("steps", self.steps), ("seed", self.seed)):
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise InputError(f"{name} {value!r} must be a whole number")
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
         if not 0 < self.denoise <= 1:
