@@ -14,10 +14,10 @@ NoiseSampler: TypeAlias = Callable[[float, float], Tensor]
 
 def initial_noise(shape: torch.Size, seed: int) -> Tensor:
     """Float32 on the CPU, the whole batch from one generator: frame i differs from a run of frame i alone."""
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(int(seed)))
 
 
 def step_noise(like: Tensor, seed: int) -> NoiseSampler:
     """Fresh noise for each step of an ancestral sampler, drawn on the latent's own device."""
-    generator = torch.Generator(like.device).manual_seed(seed)
+    generator = torch.Generator(like.device).manual_seed(int(seed))
     return lambda sigma, sigma_next: torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
