@@ -32,8 +32,8 @@ def detail_segment(frames: Tensor, segment: Segment, vae: StandInVae) -> NDArray
     crops = grow(frame[None, y1:y2, x1:x2] for frame in frames).numpy()
     width, height = segment.size
     enlarged = (resize(torch.from_numpy(crop)[None], width, height) for crop in crops)
-    latents = grow(encode(image, vae, i) for i, image in enumerate(enlarged))
-    decoded = grow(decode(latent[None], vae, i) for i, latent in enumerate(latents))
+    latents = grow(encode(image, vae) for image in enlarged)
+    decoded = grow(decode(latent[None], vae) for latent in latents)
     scaled: NDArray[np.float32] = image_scale(decoded, x2 - x1, y2 - y1).numpy()
     return scaled
 
@@ -68,14 +68,14 @@ def from_pillow(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture).astype(np.float32) / 255.0)
 
 
-def encode(image: Tensor, vae: StandInVae, index: int) -> Tensor:
+def encode(image: Tensor, vae: StandInVae) -> Tensor:
     """The size is a multiple of 8 here, so the centred crop takes nothing."""
-    return vae.encode(image.movedim(-1, 1) * 2.0 - 1.0, index)
+    return vae.encode(image.movedim(-1, 1) * 2.0 - 1.0)
 
 
-def decode(latent: Tensor, vae: StandInVae, index: int) -> Tensor:
+def decode(latent: Tensor, vae: StandInVae) -> Tensor:
     """ComfyUI allocates for the whole batch, here of one frame, and copies each decoded part into it."""
-    part = torch.clamp((vae.decode(latent, index) + 1.0) / 2.0, min=0.0, max=1.0)
+    part = torch.clamp((vae.decode(latent) + 1.0) / 2.0, min=0.0, max=1.0)
     images = torch.empty(part.shape)
     images[:] = part
     return images.movedim(1, -1)

@@ -19,43 +19,26 @@ from torch import Tensor
 import baseline
 import env
 from animdetail_trt import ops
+from animdetail_trt.detailer.detailer import paste
+from animdetail_trt.detailer.segment import decode_crop, encode_crop
 from timing import Times, alternate, copy_bytes_per_ms, repeat
 from workload import Segment, StandInVae, make_frames, make_segments
 
 TARGET_SPEEDUP = 30
-VAE_BATCH = 8
 FLOAT_BYTES = 4
 # A blur summed in another order moves a pasted value by this much at most (golden/README.md).
 TOLERANCE = 2e-6
 
 
 def detail(frames: Tensor, segments: list[Segment], feather_px: int, vae: StandInVae) -> Tensor:
-    """What :func:`baseline.detail` computes, with the ops: one working copy, the VAE in batches."""
+    """What :func:`baseline.detail` computes, with the detailer's own parts: one working copy, the VAE in batches."""
     canvas = ops.working_copy(frames)
     for segment in segments:
-        patch = decode(encode(canvas, segment, vae), segment, vae)
-        mask = ops.feather_mask(segment.mask, feather_px)
-        ops.alpha_paste(canvas, patch, mask, segment.crop_region[:2])
+        x1, y1, x2, y2 = segment.crop_region
+        latents = encode_crop(canvas, segment.crop_region, segment.size, vae)
+        patch = decode_crop(latents, (x2 - x1, y2 - y1), vae)
+        paste(canvas, patch, segment.mask, segment.crop_region, feather_px, alpha=255)
     return canvas
-
-
-def encode(canvas: Tensor, segment: Segment, vae: StandInVae) -> list[Tensor]:
-    """All batches go through one buffer: the first write to fresh memory costs more than what is computed into it."""
-    width, height = segment.size
-    pixels, latents = torch.empty(VAE_BATCH, 3, height, width), []
-    for first in range(0, len(canvas), VAE_BATCH):
-        batch = canvas[first : first + VAE_BATCH]
-        ops.crop_resize_to_vae_into(pixels[: len(batch)], batch, segment.crop_region, segment.size)
-        latents.append(vae.encode(pixels[: len(batch)], first))
-    return latents
-
-
-def decode(latents: list[Tensor], segment: Segment, vae: StandInVae) -> Tensor:
-    x1, y1, x2, y2 = segment.crop_region
-    patch = torch.empty(sum(map(len, latents)), y2 - y1, x2 - x1, 3)
-    for target, batch, first in zip(patch.split(VAE_BATCH), latents, range(0, len(patch), VAE_BATCH), strict=True):
-        ops.resize_from_vae_into(target, vae.decode(batch, first))
-    return patch
 
 
 SIDES = {"baseline": baseline.detail, "animdetail": detail}

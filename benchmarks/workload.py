@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Region = tuple[int, int, int, int]
+FRAMES_PER_CALL = 8
 
 
 @dataclass(frozen=True)
@@ -20,27 +21,36 @@ class Segment:
 
 
 class StandInVae:
-    """Gives back in ``decode`` what ``encode`` was given. Its own time and memory are left out of every figure.
+    """A VaeRunner whose ``decode`` gives back what ``encode`` was given, in order. Its time and memory do not count.
 
     Like a real VAE it keeps no hold on its input, and its latents are of a real one's size.
     """
 
+    device = torch.device("cpu")
+
     def __init__(self, frames: int, segment: Segment) -> None:
         width, height = segment.size
         self.decoded = torch.ones(frames, 3, height, width)  # ones: memory that is resident from the start
+        self.encoded_count = self.decoded_count = 0
         self.elapsed_ms = 0.0
 
-    def encode(self, pixels: Tensor, first: int) -> Tensor:
-        """(n, 3, h, w) in -1..1, of the frames from ``first`` on -> (n, 4, h / 8, w / 8)."""
+    def frames_per_call(self, width: int, height: int) -> int:
+        return FRAMES_PER_CALL
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(n, 3, h, w) in -1..1 -> (n, 4, h / 8, w / 8)."""
         start = time.perf_counter()
         count, _, height, width = pixels.shape
-        # By NumPy: torch's threads would keep spinning for a while after it, on the processors that are timed.
-        np.copyto(self.decoded[first : first + count].numpy(), pixels.numpy())
-        latents = torch.from_numpy(np.zeros((count, 4, height // 8, width // 8), np.float32))
+        first = self.encoded_count % len(self.decoded)
+        np.copyto(self.decoded[first : first + count].numpy(), pixels.numpy())  # torch's threads would spin on after it
+        self.encoded_count += count
+        latents = torch.zeros(count, 4, height // 8, width // 8)
         self.elapsed_ms += 1e3 * (time.perf_counter() - start)
         return latents
 
-    def decode(self, latents: Tensor, first: int) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
+        first = self.decoded_count % len(self.decoded)
+        self.decoded_count += len(latents)
         return self.decoded[first : first + len(latents)]
 
 

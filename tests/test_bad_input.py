@@ -186,7 +186,7 @@ def test_a_prompt_without_a_text_encoder(pipe: adt.BasicPipe) -> None:
 
 def test_bad_paste() -> None:
     short = make_seg(cropped_image=np.zeros((1, 24, 24, 3), np.float32))
-    with pytest.raises(InputError, match="segment 0 has 1 frames to paste into 2"):
+    with pytest.raises(InputError, match="a segment has 1 frames to paste into 2"):
         adt.SEGSPaste.doit(make_frames(), make_segs(short))
     with pytest.raises(InputError, match="alpha 256 must be from 0 to 255"):
         adt.SEGSPaste.doit(make_frames(), make_segs(), alpha=256)

@@ -14,9 +14,11 @@ import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, RunReport
+from animdetail_trt.detailer.segment import decode_crop, encode_crop
 from animdetail_trt.errors import InputError
+from tolerances import assert_crops_match
 
-STAGES = ["crop_resize", "encode", "sample", "decode", "resize"]
+STAGES = ["encode", "sample", "decode"]
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,14 @@ def test_scheduler_func_takes_the_place_of_the_scheduler(pipe: adt.BasicPipe) ->
     detail(pipe, scheduler="none of ours", scheduler_func_opt=sigmas, denoise=0.5, observer=Counter())
     assert set(calls) == {("euler", 4)}
     assert steps == [1, 2, 1, 2]
+
+
+def test_vae_batches_do_not_change_the_result(pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(4))
+    whole = encode_crop(frames, (0, 0, 20, 24), (41, 50), pipe.vae)
+    assert whole.shape == (5, 4, 6, 5)
+    pixels = decode_crop(whole, (20, 24), pipe.vae)
+    monkeypatch.setattr(pipe.vae, "memory_bytes", 2 * 4 * 4 * pipe.vae.module.config.block_out_channels[0] * 40 * 48)
+    assert pipe.vae.frames_per_call(40, 48) == 2
+    torch.testing.assert_close(encode_crop(frames, (0, 0, 20, 24), (41, 50), pipe.vae), whole, rtol=1e-5, atol=1e-5)
+    assert_crops_match(decode_crop(whole, (20, 24), pipe.vae), pixels)

@@ -28,10 +28,14 @@ class UNetRunner(Protocol):
 
 
 class VaeRunner(Protocol):
-    """Pixels to latents and back, many frames in a call, in batches that fit its memory bound."""
+    """Pixels to latents and back, many frames in a call."""
 
     @property
     def device(self) -> torch.device: ...
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        """How many frames of this size, in pixels, one call may hold without leaving its memory bound; 1 or more."""
+        ...
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The posterior's mean, float32 (f, 4, h / 8, w / 8), of pixels (f, 3, h, w) in -1..1."""

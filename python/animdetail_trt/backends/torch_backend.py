@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Of the activations that one VAE call may hold. Frames are encoded and decoded in batches that stay below it.
+# Of the activations that one VAE call may hold.
 VAE_MEMORY_BYTES = 2 << 30
 
 
@@ -44,32 +43,21 @@ class TorchVae:
         self.device, self.dtype = _placement(module)
         self.memory_bytes = memory_bytes
 
+    def frames_per_call(self, width: int, height: int) -> int:
+        """At the widest level about four tensors of the first block's channels are alive."""
+        channels: int = self.module.config.block_out_channels[0]
+        bytes_per_frame = 4 * channels * width * height * self.dtype.itemsize
+        return max(1, self.memory_bytes // bytes_per_frame)
+
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        def mean(batch: Tensor) -> Tensor:
-            latents: Tensor = self.module.encode(batch, return_dict=False)[0].mean
-            return latents
-
-        return self._in_batches(mean, pixels, pixels_per_frame=pixels.shape[2] * pixels.shape[3])
+        latents: Tensor = self.module.encode(pixels.to(self.device, self.dtype), return_dict=False)[0].mean
+        return latents.float()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        def decoded(batch: Tensor) -> Tensor:
-            pixels: Tensor = self.module.decode(batch, return_dict=False)[0]
-            return pixels
-
-        return self._in_batches(decoded, latents, pixels_per_frame=64 * latents.shape[2] * latents.shape[3])
-
-    def _in_batches(self, run: Callable[[Tensor], Tensor], frames: Tensor, *, pixels_per_frame: int) -> Tensor:
-        size = self.frames_per_batch(pixels_per_frame)
-        batches = [run(batch.to(self.device, self.dtype)).float() for batch in frames.split(size)]
-        return batches[0] if len(batches) == 1 else torch.cat(batches)
-
-    def frames_per_batch(self, pixels_per_frame: int) -> int:
-        """How many frames fit: at the widest level about four tensors of the first block's channels are alive."""
-        channels: int = self.module.config.block_out_channels[0]
-        bytes_per_frame = 4 * channels * pixels_per_frame * self.dtype.itemsize
-        return max(1, self.memory_bytes // bytes_per_frame)
+        pixels: Tensor = self.module.decode(latents.to(self.device, self.dtype), return_dict=False)[0]
+        return pixels.float()
 
 
 def _placement(module: Any) -> tuple[torch.device, torch.dtype]:

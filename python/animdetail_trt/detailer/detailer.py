@@ -27,7 +27,7 @@ from animdetail_trt.sampling.guidance import Conditioning, prompt_tokens
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import SampleSettings
-from animdetail_trt.segs import SEG, SEGS
+from animdetail_trt.segs import SEG, SEGS, CropRegion
 
 
 class DetailerForEachPipeForAnimateDiff:
@@ -90,13 +90,13 @@ class DetailerForEachPipeForAnimateDiff:
         enhanced: list[SEG] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
-            seg = _enhance(canvas, plan, painter, index, observer)
+            patch = detail_segment(canvas, plan, painter, index, observer)
             with timed(observer, index, "paste"):
-                paste_seg(canvas, seg, index, feather)
+                paste(canvas, patch, mask_of(plan.seg, index), plan.seg.crop_region, feather, alpha=255)
             if detailer_hook is not None:
                 with timed(observer, index, "hook"):
                     canvas = _after_hook(detailer_hook, canvas)
-            enhanced.append(seg)
+            enhanced.append(_enhanced(plan.seg, patch))
             observer.end_segment(index)
         return canvas, (segs[0], enhanced), basic_pipe, []
 
@@ -143,7 +143,7 @@ class SEGSDetailerForAnimateDiff:
         enhanced: list[SEG] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
-            enhanced.append(_enhance(frames, plan, painter, index, observer))
+            enhanced.append(_enhanced(plan.seg, detail_segment(frames, plan, painter, index, observer)))
             observer.end_segment(index)
         header, _ = scale_segs((segs[0], []), _size(frames))
         return (header, enhanced), [torch.zeros(1, 64, 64, 3)]
@@ -167,24 +167,25 @@ class SEGSPaste:
         _, items = scale_segs(segs, _size(frames))
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
-        pasted = [(i, seg) for i, seg in enumerate(items) if seg.cropped_image is not None]
-        for index, seg in pasted:
-            mask_of(seg, index)
-            if len(images_of(seg, index)) < len(frames):
-                raise InputError(f"segment {index} has {len(seg.cropped_image)} frames to paste into {len(frames)}")
+        parts = [
+            (images_of(seg, i), mask_of(seg, i), seg.crop_region)
+            for i, seg in enumerate(items)
+            if seg.cropped_image is not None
+        ]
+        for patch, _, _ in parts:
+            if len(patch) < len(frames):
+                raise InputError(f"a segment has {len(patch)} frames to paste into {len(frames)}. Give it one for each")
         canvas = ops.working_copy(frames)
-        for index, seg in pasted:
-            paste_seg(canvas, seg, index, feather, alpha)
+        for patch, mask, crop_region in parts:
+            paste(canvas, patch[: len(frames)], mask, crop_region, feather, alpha)
         return (canvas,)
 
 
-def paste_seg(canvas: Tensor, seg: SEG, index: int, feather: int, alpha: int = 255) -> None:
-    """Blend the segment's crop into ``canvas`` (f, H, W, 3), in place."""
-    count = canvas.shape[0]
-    patch = images_of(seg, index)[:count]
-    weight = paste_mask(mask_of(seg, index), count, feather, alpha, (patch.shape[2], patch.shape[1]))
+def paste(canvas: Tensor, patch: Tensor, mask: Tensor, crop_region: CropRegion, feather: int, alpha: int) -> None:
+    """Blend ``patch`` (f, h, w, 3) into ``canvas`` (f, H, W, 3), in place, through its mask (h, w) or (n, h, w)."""
+    weight = paste_mask(mask, len(canvas), feather, alpha, (patch.shape[2], patch.shape[1]))
     # A region that starts left of or above the frame was cropped from the frame's edge on.
-    left_top = (max(seg.crop_region[0], 0), max(seg.crop_region[1], 0))
+    left_top = (max(crop_region[0], 0), max(crop_region[1], 0))
     ops.alpha_paste(canvas, patch, weight, left_top)
 
 
@@ -196,9 +197,8 @@ def _with_pixels_of(reference: Tensor, seg: SEG) -> SEG:
     return seg._replace(cropped_image=reference[:, y1:y2, x1:x2])
 
 
-def _enhance(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> SEG:
-    patch = detail_segment(frames, plan, painter, index, observer)
-    return plan.seg._replace(cropped_image=patch.numpy(), control_net_wrapper=None)
+def _enhanced(seg: SEG, patch: Tensor) -> SEG:
+    return seg._replace(cropped_image=patch.numpy(), control_net_wrapper=None)
 
 
 def _after_hook(hook: Any, canvas: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Observer:
         """Sampler step ``step`` (1 .. steps) of segment ``index`` is done."""
 
     def stage(self, index: int, name: str, elapsed_ms: float) -> None:
-        """Stage ``name`` (crop_resize, encode, sample, decode, resize, paste, hook) of segment ``index`` is done."""
+        """Stage ``name`` of segment ``index`` is done: encode and decode (with the resize), sample, paste, hook."""
 
     def end_segment(self, index: int) -> None: ...
 

@@ -1,9 +1,10 @@
-"""One segment over all frames: crop and enlarge, encode, sample, decode, shrink."""
+"""One segment over all frames: crop, enlarge and encode; sample; decode and shrink."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from animdetail_trt import ops
@@ -11,10 +12,12 @@ from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.detailer.masks import sampling_mask
 from animdetail_trt.detailer.plan import SegmentPlan, images_of, mask_of
 from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.geometry import latent_crop
 from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner, ksample_refined
 from animdetail_trt.sampling.run import NoiseMask, SampleSettings, ksample
+from animdetail_trt.segs import CropRegion
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,42 @@ class Painter:
 def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> Tensor:
     """The new crop, float32 (f, h, w, 3) in 0..1 and of ``plan.crop_size``, for all of ``frames`` (f, H, W, 3)."""
     count = frames.shape[0]
-    with timed(observer, index, "crop_resize"):
-        if plan.crop_region is not None:
-            source, region = frames, plan.crop_region
-        else:
-            source, region = images_of(plan.seg, index).expand(count, -1, -1, -1), (0, 0, *plan.crop_size)
-        pixels = ops.crop_resize_to_vae(source, region, plan.work_size)  # (f, 3, h8, w8) in -1..1
-        mask = sampling_mask(mask_of(plan.seg, index), count, painter.noise_mask_feather, plan.work_size)
+    if plan.crop_region is not None:
+        source, region = frames, plan.crop_region
+    else:
+        source, region = images_of(plan.seg, index).expand(count, -1, -1, -1), (0, 0, *plan.crop_size)
     with timed(observer, index, "encode"):
-        latent = painter.vae.encode(pixels)
+        latent = encode_crop(source, region, plan.work_size, painter.vae)
+    mask = sampling_mask(mask_of(plan.seg, index), count, painter.noise_mask_feather, plan.work_size)
     with timed(observer, index, "sample"):
         latent = _sample(latent, mask, painter, index, observer)
     with timed(observer, index, "decode"):
-        decoded = painter.vae.decode(latent)  # (f, 3, h8, w8)
-    with timed(observer, index, "resize"):
-        return ops.resize_from_vae(decoded.cpu(), plan.crop_size)
+        return decode_crop(latent, plan.crop_size, painter.vae)
+
+
+def encode_crop(frames: Tensor, crop_region: CropRegion, work_size: tuple[int, int], vae: VaeRunner) -> Tensor:
+    """Latents (f, 4, lh, lw) of a crop of ``frames`` (f, H, W, 3), enlarged to ``work_size`` (width, height).
+
+    All batches go through one buffer: the first write to fresh memory costs more than what is computed into it.
+    """
+    left, top, right, bottom = latent_crop(work_size)
+    width, height = right - left, bottom - top
+    batch = min(vae.frames_per_call(width, height), len(frames))
+    pixels = torch.empty(batch, 3, height, width)
+    latents = []
+    for part in frames.split(batch):
+        into = pixels[: len(part)]
+        latents.append(vae.encode(ops.crop_resize_to_vae_into(into, part, crop_region, work_size)))
+    return torch.cat(latents)
+
+
+def decode_crop(latents: Tensor, crop_size: tuple[int, int], vae: VaeRunner) -> Tensor:
+    """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw)."""
+    patch = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
+    batch = vae.frames_per_call(8 * latents.shape[3], 8 * latents.shape[2])
+    for into, part in zip(patch.split(batch), latents.split(batch), strict=True):
+        ops.resize_from_vae_into(into, vae.decode(part).cpu())
+    return patch
 
 
 def _sample(latent: Tensor, mask: Tensor, painter: Painter, index: int, observer: Observer) -> Tensor:

@@ -65,7 +65,7 @@ class FaceDetector:
             scaled = self._cv2.resize(pixels, size, interpolation=self._cv2.INTER_AREA)
             # The networks were trained on transposed pictures: their first image axis is x.
             self._proposal.setInput(scaled.transpose(1, 0, 2)[None])
-            offsets, scores = self._proposal.forward(["conv2d_4", "softmax"])
+            offsets, scores = self._forward(self._proposal, ("conv2d_4", "softmax"))
             x, y = np.nonzero(scores[0, :, :, 1] >= _THRESHOLDS[0])
             corner = np.stack([x, y, x, y], 1) * _STRIDE + (0, 0, _CELL, _CELL)
             boxes = _moved(corner / scale, offsets[0, x, y], scores[0, x, y, 1])
@@ -88,10 +88,17 @@ class FaceDetector:
             return boxes
         crops = np.stack([self._crop(pixels, box, size) for box in boxes])
         network.setInput(crops.transpose(0, 2, 1, 3))
-        offsets, scores = network.forward(list(outputs))
+        offsets, scores = self._forward(network, outputs)
         kept = scores[:, 1] >= threshold
         moved = _moved(boxes[kept, :4], offsets[kept], scores[kept, 1])
         return moved[_survivors(moved, 0.7)]
+
+    @staticmethod
+    def _forward(network: Any, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
+        # OpenCV 5 wants all outputs asked for, or one.
+        names = network.getUnconnectedOutLayersNames()
+        found = dict(zip(names, network.forward(names), strict=True))
+        return [found[name] for name in outputs]
 
     def _crop(self, pixels: NDArray[np.float32], box: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         """The box as (size, size, 3), zeros (mid grey) where it reaches over the edge."""
