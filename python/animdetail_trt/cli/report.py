@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from animdetail_trt import __version__
@@ -44,7 +44,7 @@ def build_report(
         entry |= {"bbox": list(map(int, seg.bbox)), "crop_region": list(map(int, seg.crop_region)),
                   "confidence": float(seg.confidence)}  # fmt: skip
     return {
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {"path": str(args.input), "frames": frames, "width": width, "height": height, "rate": _rate(clip)},
         "output": str(args.output),
         "parameters": {name: _plain(value) for name, value in vars(args).items() if name not in _NOT_PARAMETERS},
