@@ -93,7 +93,7 @@ def print_memory(args: argparse.Namespace) -> None:
     frames, segments, feather_px = make_job(args)
     run = SIDES[args.memory_of]
     vae = StandInVae(len(frames), segments[0])
-    run(frames[:1], segments, feather_px, vae)  # loads what is loaded on first use
+    run(frames[:1], segments, feather_px, StandInVae(1, segments[0]))  # loads what is loaded on first use
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
     before = resident_bytes("VmHWM")
     run(frames, segments, feather_px, vae)
