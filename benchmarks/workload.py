@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES
+
 Region = tuple[int, int, int, int]
-FRAMES_PER_CALL = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class StandInVae:
         self.elapsed_ms = 0.0
 
     def frames_per_call(self, width: int, height: int) -> int:
-        return FRAMES_PER_CALL
+        """As TorchVae for SD 1.5's VAE, whose first block has 128 channels, in float32."""
+        return max(1, VAE_MEMORY_BYTES // (4 * 128 * width * height * 4))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) in -1..1 -> (n, 4, h / 8, w / 8)."""
