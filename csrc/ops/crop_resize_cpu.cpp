@@ -267,8 +267,9 @@ class Chain {
 void resample_cpu(const ResampleJob& job) {
   const Chain chain(job);
   const int height = static_cast<int>(job.target.height);
-  // Each band reads the rows that its first taps reach back to once more, so frames are cut only when they are few.
-  const int64_t shares = job.target.frames >= 4 * num_threads() ? 1 : 4 * num_threads();
+  // Each band reads the rows that its first taps reach back to once more, so frames are cut only when they are few: two
+  // tasks a thread.
+  const int64_t frames = job.target.frames, shares = (2 * num_threads() + frames - 1) / frames;
   const int band = std::max<int>(kBlock, (height + shares - 1) / shares);
   const int64_t bands = (height + band - 1) / band;
 
