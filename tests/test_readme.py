@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -80,6 +81,18 @@ def test_every_python_block() -> None:
     for block in PYTHON:
         exec(block, names)
     assert tuple(names["crops"].shape) == (2, 96, 96, 3)  # type: ignore[attr-defined]
+
+
+def test_the_figures_are_those_of_the_run_that_is_linked() -> None:
+    run = json.loads((ROOT / "benchmarks" / "results" / "pixels-epyc-2cpu.json").read_text())
+    memory = run["peak_bytes_beyond_input_and_output"]
+    for side, name in (("baseline", "the reference's way"), ("animdetail", "animdetail-trt")):
+        row = f"| {name} | {run[side]['median_ms']:.0f} ms | {memory[side] / 2**20:.0f} MiB |"
+        assert row in README, row
+    rounds = run["speedup_of_each_round"]
+    assert len(run["baseline"]["runs_ms"]) == 7
+    assert f"That is {run['speedup']:.0f} times ({min(rounds):.0f} to {max(rounds):.0f} in single rounds)" in README
+    assert f"and {run['floor_ms'] / run['animdetail']['median_ms']:.0%} of what".replace("%", " %") in README
 
 
 def test_pictures_and_links_exist() -> None:
