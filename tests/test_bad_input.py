@@ -113,7 +113,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "scheduler",
         {"scheduler": "carras"},
-        "unknown scheduler 'carras'. Choose one of: simple, sgm_uniform, karras, normal",
+        "unknown scheduler 'carras'. Choose one of: simple, sgm_uniform, karras",
     ),
     ("feather", {"feather": -1}, "feather -1 must be a whole number"),
     ("noise mask feather", {"noise_mask_feather": 2.5}, "noise_mask_feather 2.5 must be a whole number"),

@@ -29,6 +29,7 @@ CASES = [
     "refiner",
     "refiner_motion",
     "context_standard_static",
+    "ays_sd1",
 ]
 
 

@@ -25,6 +25,7 @@ CASES = [
     "denoise_full",
     "hook_post_paste",
     "context_standard_static",
+    "ays_sd1",
 ]
 REFINED = ["refiner", "refiner_motion"]
 

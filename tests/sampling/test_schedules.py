@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from animdetail_trt.errors import InputError
-from animdetail_trt.sampling import SCHEDULER_NAMES
+from animdetail_trt.sampling import SCHEDULER_NAMES, DiffusionModel, SampleSettings
 from animdetail_trt.sampling.model_sampling import ModelSampling
+from animdetail_trt.sampling.run import part_of
 from animdetail_trt.sampling.schedules import schedule_sigmas
 
 TABLES = load_file(Path(__file__).parents[1] / "golden" / "sigmas.safetensors")
@@ -36,15 +37,44 @@ def test_schedules() -> None:
     for key in CASES:
         beta, scheduler, sampler, steps = key.split("|")
         sigmas = torch.tensor(schedule_sigmas(MODELS[beta], sampler, scheduler, int(steps)))
-        torch.testing.assert_close(sigmas, TABLES[key], rtol=1e-6, atol=0, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            sigmas, TABLES[key], rtol=1e-6, atol=0, equal_nan=True, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
-@given(st.sampled_from(SCHEDULER_NAMES), st.integers(1, 400), st.sampled_from(list(MODELS)))
+@given(st.sampled_from(SCHEDULER_NAMES), st.integers(2, 400), st.sampled_from(list(MODELS)))
 def test_sigmas_fall_to_nought(scheduler: str, steps: int, beta: str) -> None:
     sigmas = schedule_sigmas(MODELS[beta], "euler", scheduler, steps)
-    assert len(sigmas) == steps + 1
+    if scheduler == "beta":
+        assert len(sigmas) <= steps + 1
+    elif scheduler == "ddim_uniform":
+        assert len(sigmas) >= steps
+    else:
+        assert len(sigmas) == steps + 1
     assert sigmas[-1] == 0
     assert all(a > b for a, b in pairwise(sigmas))
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "keep_noise", "expected"),
+    [
+        (0, 4, False, [9, 5, 3, 1, 0]),
+        (2, 4, False, [3, 1, 0]),
+        (1, 3, False, [5, 3, 0]),
+        (1, 3, True, [5, 3, 1]),
+        (2, 9, False, [3, 1, 0]),
+        (4, 5, False, [0]),
+        (7, 9, False, []),
+    ],
+)
+def test_part_of_a_schedule(first: int, end: int, keep_noise: bool, expected: list[float]) -> None:
+    assert part_of([9, 5, 3, 1, 0], first, end, keep_noise=keep_noise) == expected
+
+
+def test_a_schedule_of_nan_is_refused() -> None:
+    model = DiffusionModel(None, MODELS["linear"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="scheduler 'kl_optimal' gives NaN for 1 steps"):
+        SampleSettings(0, 1, 1.0, "euler", "kl_optimal").sigmas(model)
 
 
 @given(st.floats(0, 999), st.sampled_from(list(MODELS)))

@@ -135,7 +135,7 @@ def _label_regions(mask: Bools) -> tuple[npt.NDArray[np.int32], list[tuple[int, 
     first pixels. These are OpenCV's outermost contours, filled, in the order in which findContours returns them
     (compared over random masks with OpenCV 4.14).
     """
-    from scipy import ndimage  # type: ignore[import-untyped]
+    from scipy import ndimage
 
     background, _ = ndimage.label(~mask)
     edges = (background[0], background[-1], background[:, 0], background[:, -1])

@@ -14,7 +14,7 @@ from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.masked import latent_mask
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.noise import initial_noise
-from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample_sigmas
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, part_of, sample_sigmas
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def ksample_refined(
         negative,
         latent,
         initial_noise(latent.shape, settings.seed),
-        settings.sigmas(model)[settings.first_step : switch + 1],
+        part_of(settings.sigmas(model), settings.first_step, switch, keep_noise=True),
         noise_mask=noise_mask,
         keep_noise=True,
         on_step=count(0),
@@ -74,7 +74,7 @@ def ksample_refined(
         refiner.negative,
         noisy * mask + original * (1 - mask),
         torch.zeros_like(original),
-        settings.sigmas(refiner.model)[switch:],
+        part_of(settings.sigmas(refiner.model), switch, settings.total_steps + 1),
         noise_mask=NoiseMask(noise_mask.mask),
         on_step=count(done),
     )

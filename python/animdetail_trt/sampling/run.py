@@ -64,10 +64,14 @@ class SampleSettings:
         return self.total_steps - self.steps
 
     def sigmas(self, model: DiffusionModel) -> list[float]:
-        """The whole schedule, of which a run takes the last ``steps`` steps."""
+        """The whole schedule, of which a run takes steps ``first_step`` to ``total_steps``."""
         if self.scheduler_func is None:
-            return schedule_sigmas(model.model_sampling, self.sampler_name, self.scheduler, self.total_steps)
-        return [float(sigma) for sigma in self.scheduler_func(model, self.sampler_name, self.total_steps)]
+            sigmas = schedule_sigmas(model.model_sampling, self.sampler_name, self.scheduler, self.total_steps)
+        else:
+            sigmas = [float(sigma) for sigma in self.scheduler_func(model, self.sampler_name, self.total_steps)]
+        if any(map(math.isnan, sigmas)):
+            raise InputError(f"scheduler {self.scheduler!r} gives NaN for {self.total_steps} steps. Take more steps")
+        return sigmas
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,20 @@ def ksample(
     latent: float32 (f, 4, lh, lw), before the factor 0.18215, as is the result
     on_step: called with (step, steps), step from 1
     """
-    sigmas = settings.sigmas(model)[settings.first_step :]
+    sigmas = part_of(settings.sigmas(model), settings.first_step, settings.total_steps)
     noise = initial_noise(latent.shape, settings.seed)
     return sample_sigmas(
         model, settings, positive, negative, latent, noise, sigmas, noise_mask=noise_mask, on_step=on_step
     )
+
+
+def part_of(sigmas: Sequence[float], first: int, end: int, *, keep_noise: bool = False) -> list[float]:
+    """The sigmas of steps ``first`` to ``end``. A schedule may be longer than was asked for; a run that is cut off
+    there goes to 0 in its last step all the same, unless it keeps its noise."""
+    part = list(sigmas[first : end + 1])
+    if part and end < len(sigmas) - 1 and not keep_noise:
+        part[-1] = 0.0
+    return part
 
 
 @torch.inference_mode()

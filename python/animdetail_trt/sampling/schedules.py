@@ -1,10 +1,12 @@
-"""Schedules: which noise levels a run of n steps visits. Each returns n + 1 sigmas, falling, the last one 0."""
+"""Schedules: which noise levels a run of n steps visits. Each returns falling sigmas, n + 1 as a rule, the last 0."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from animdetail_trt.errors import InputError
@@ -40,11 +42,84 @@ def simple(model: ModelSampling, steps: int) -> list[float]:
     return [float(model.sigmas[-(1 + int(i * stride))]) for i in range(steps)] + [0.0]
 
 
+def exponential(model: ModelSampling, steps: int) -> list[float]:
+    """Evenly spaced in log sigma."""
+    levels = torch.linspace(math.log(model.sigma_max), math.log(model.sigma_min), steps).tolist()
+    return [*map(math.exp, levels), 0.0]
+
+
+def ddim_uniform(model: ModelSampling, steps: int) -> list[float]:
+    """Every (1000 // steps)th trained sigma from the second on (Song et al. 2021): up to twice as many as asked for."""
+    stride = max(len(model.sigmas) // steps, 1)
+    return [*reversed(model.sigmas[1::stride].tolist()), 0.0]
+
+
+def beta(model: ModelSampling, steps: int, alpha: float = 0.6, beta: float = 0.6) -> list[float]:
+    """Trained timesteps at evenly spaced quantiles of a beta distribution (arXiv:2407.12173), each once: with many
+    steps there are fewer than asked for."""
+    from scipy.stats import beta as distribution
+
+    quantiles = 1 - np.linspace(0, 1, steps, endpoint=False)
+    timesteps = np.rint(distribution.ppf(quantiles, alpha, beta) * (len(model.sigmas) - 1)).astype(int)
+    return [*(float(model.sigmas[t]) for t in dict.fromkeys(timesteps)), 0.0]
+
+
+def linear_quadratic(model: ModelSampling, steps: int, threshold: float = 0.025) -> list[float]:
+    """The first half of the steps takes a linear 2.5 % off sigma, the second a parabola the rest (Genmo's Mochi)."""
+    if steps == 1:
+        return [model.sigma_max, 0.0]
+    linear, quadratic = steps // 2, steps - steps // 2
+    rise = linear - threshold * steps
+    square = rise / (linear * quadratic**2)
+    slope = threshold / linear - 2 * rise / quadratic**2
+    done = [i * threshold / linear for i in range(linear)]
+    done += [square * i**2 + slope * i + square * linear**2 for i in range(linear, steps)]
+    return [*((1 - part) * model.sigma_max for part in done), 0.0]
+
+
+def kl_optimal(model: ModelSampling, steps: int) -> list[float]:
+    """Evenly spaced in atan sigma (Sabour et al. 2024, arXiv:2404.14507, eq. 16). One step is NaN, as published."""
+    # In float32 like the reference: near pi / 2 the tangent makes the last bit of the angle show.
+    ramp = torch.arange(steps, dtype=torch.float32) / (steps - 1)
+    angles = ramp * math.atan(model.sigma_min) + (1 - ramp) * math.atan(model.sigma_max)
+    return [*angles.tan().tolist(), 0.0]
+
+
+# Align Your Steps (Sabour et al. 2024, arXiv:2404.14507): the levels for ten steps that its authors published.
+_AYS_LEVELS = {
+    "SDXL": (14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289,
+             0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
+    "SD1": (14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092, 0.9642583904,
+            0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
+    "SVD": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}  # fmt: skip
+
+
+def align_your_steps(family: str) -> Schedule:
+    """The published levels, interpolated in log sigma for other step counts; the model's own range is not asked."""
+    published = np.log(_AYS_LEVELS[family])
+
+    def schedule(model: ModelSampling, steps: int) -> list[float]:
+        positions = np.linspace(0, len(published) - 1, steps + 1)
+        levels = np.exp(np.interp(positions, np.arange(len(published)), published))
+        return [*levels[:-1].tolist(), 0.0]
+
+    return schedule
+
+
 SCHEDULES: dict[str, Schedule] = {
     "simple": simple,
     "sgm_uniform": sgm_uniform,
     "karras": karras,
+    "exponential": exponential,
+    "ddim_uniform": ddim_uniform,
+    "beta": beta,
     "normal": normal,
+    "linear_quadratic": linear_quadratic,
+    "kl_optimal": kl_optimal,
+    "AYS SDXL": align_your_steps("SDXL"),
+    "AYS SD1": align_your_steps("SD1"),
+    "AYS SVD": align_your_steps("SVD"),
 }
 
 
