@@ -30,6 +30,7 @@ CASES = [
     "refiner_motion",
     "context_standard_static",
     "ays_sd1",
+    "gits",
 ]
 
 

@@ -26,6 +26,7 @@ CASES = [
     "hook_post_paste",
     "context_standard_static",
     "ays_sd1",
+    "gits",
 ]
 REFINED = ["refiner", "refiner_motion"]
 

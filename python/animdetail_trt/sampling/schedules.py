@@ -11,6 +11,7 @@ import torch
 
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.model_sampling import ModelSampling
+from animdetail_trt.sampling.published_levels import AYS_LEVELS, GITS_LEVELS
 
 Schedule: TypeAlias = Callable[[ModelSampling, int], list[float]]
 
@@ -85,26 +86,31 @@ def kl_optimal(model: ModelSampling, steps: int) -> list[float]:
     return [*angles.tan().tolist(), 0.0]
 
 
-# Align Your Steps (Sabour et al. 2024, arXiv:2404.14507): the levels for ten steps that its authors published.
-_AYS_LEVELS = {
-    "SDXL": (14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289,
-             0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
-    "SD1": (14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092, 0.9642583904,
-            0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
-    "SVD": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
-}  # fmt: skip
-
-
 def align_your_steps(family: str) -> Schedule:
-    """The published levels, interpolated in log sigma for other step counts; the model's own range is not asked."""
-    published = np.log(_AYS_LEVELS[family])
+    """The levels published for ten steps, interpolated in log sigma for others; the model's own range is not asked."""
 
     def schedule(model: ModelSampling, steps: int) -> list[float]:
-        positions = np.linspace(0, len(published) - 1, steps + 1)
-        levels = np.exp(np.interp(positions, np.arange(len(published)), published))
-        return [*levels[:-1].tolist(), 0.0]
+        return _ending_at_nought(_interpolated(AYS_LEVELS[family], steps))
 
     return schedule
+
+
+def gits(model: ModelSampling, steps: int) -> list[float]:
+    """The levels published for 2 to 20 steps; those for 20, interpolated in log sigma, for more."""
+    longest = max(GITS_LEVELS)
+    if steps > longest:
+        return _ending_at_nought(_interpolated(GITS_LEVELS[longest], steps))
+    # One step takes, as published, the last of the longest table.
+    return _ending_at_nought(GITS_LEVELS.get(steps, GITS_LEVELS[longest][-2:]))
+
+
+def _interpolated(levels: Sequence[float], steps: int) -> list[float]:
+    positions = np.linspace(0, len(levels) - 1, steps + 1)
+    return [float(level) for level in np.exp(np.interp(positions, np.arange(len(levels)), np.log(levels)))]
+
+
+def _ending_at_nought(levels: Sequence[float]) -> list[float]:
+    return [*levels[:-1], 0.0]
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -120,6 +126,7 @@ SCHEDULES: dict[str, Schedule] = {
     "AYS SDXL": align_your_steps("SDXL"),
     "AYS SD1": align_your_steps("SD1"),
     "AYS SVD": align_your_steps("SVD"),
+    "GITS[coeff=1.2]": gits,
 }
 
 
