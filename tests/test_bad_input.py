@@ -109,7 +109,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("seed below 0", {"seed": -1}, "seed -1 must be from 0"),
     ("seed above 64 bits", {"seed": 2**64}, "must be from 0 to 2"),
     ("cfg NaN", {"cfg": float("nan")}, "cfg nan must be a finite number"),
-    ("sampler", {"sampler_name": "eular"}, "unknown sampler 'eular'. Choose one of: euler, euler_ancestral, dpmpp_2m"),
+    ("sampler", {"sampler_name": "eular"}, "unknown sampler 'eular'. Choose one of: euler, euler_ancestral, heun"),
     (
         "scheduler",
         {"scheduler": "carras"},

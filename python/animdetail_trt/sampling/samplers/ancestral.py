@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from torch import Tensor
 
 from animdetail_trt.sampling.samplers.interface import Run
+from animdetail_trt.sampling.samplers.single_step import geometric_mean, slope
 
 
 def ancestral_step(sigma: float, sigma_next: float) -> tuple[float, float]:
@@ -27,5 +29,57 @@ def sample_euler_ancestral(run: Run, x: Tensor) -> Tensor:
         if sigma_down == 0:
             x = denoised
         else:
-            x = x + (x - denoised) / sigma * (sigma_down - sigma) + noise(sigma, sigma_next) * sigma_up
+            x = x + slope(x, denoised, sigma) * (sigma_down - sigma) + noise(sigma, sigma_next) * sigma_up
+    return x
+
+
+def sample_dpm_2_ancestral(run: Run, x: Tensor) -> Tensor:
+    """As ``dpm_2`` down to sigma_down, then noise of sigma_up."""
+    noise = run.make_noise(x)
+    for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
+        denoised = run.denoise(x, sigma)
+        run.on_step(i, denoised)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
+        d = slope(x, denoised, sigma)
+        if sigma_down == 0:
+            x = x + d * (sigma_down - sigma)
+            continue
+        middle = geometric_mean(sigma, sigma_down)
+        halfway = x + d * (middle - sigma)
+        d = slope(halfway, run.denoise(halfway, middle), middle)
+        x = x + d * (sigma_down - sigma) + noise(sigma, sigma_next) * sigma_up
+    return x
+
+
+def sample_dpmpp_2s_ancestral(run: Run, x: Tensor) -> Tensor:
+    """DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095, alg. 1) to sigma_down, then noise of sigma_up."""
+    noise = run.make_noise(x)
+    for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
+        denoised = run.denoise(x, sigma)
+        run.on_step(i, denoised)
+        sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
+        if sigma_down == 0:
+            x = x + slope(x, denoised, sigma) * (sigma_down - sigma)
+            continue
+        h = math.log(sigma / sigma_down)
+        middle = geometric_mean(sigma, sigma_down)
+        halfway = middle / sigma * x - math.expm1(-h / 2) * denoised
+        x = sigma_down / sigma * x - math.expm1(-h) * run.denoise(halfway, middle)
+        x = x + noise(sigma, sigma_next) * sigma_up
+    return x
+
+
+def sample_ddpm(run: Run, x: Tensor) -> Tensor:
+    """DDPM's own steps (Ho et al. 2020, arXiv:2006.11239, alg. 2), on x / sqrt(1 + sigma^2)."""
+    noise = run.make_noise(x)
+    for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
+        denoised = run.denoise(x, sigma)
+        run.on_step(i, denoised)
+        alpha_bar, alpha_bar_next = 1 / (sigma**2 + 1), 1 / (sigma_next**2 + 1)
+        alpha = alpha_bar / alpha_bar_next
+        eps = slope(x, denoised, sigma)
+        x = (x * math.sqrt(alpha_bar) - (1 - alpha) / math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha)
+        if sigma_next > 0:
+            spread = math.sqrt((1 - alpha) * (1 - alpha_bar_next) / (1 - alpha_bar))
+            x = (x + spread * noise(sigma, sigma_next)) / math.sqrt(alpha_bar_next)
     return x
