@@ -66,8 +66,8 @@ def with_nan() -> torch.Tensor:
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("NaN", {"image_frames": with_nan()}, "NaN or infinity, first in frame 1"),
     ("infinity", {"image_frames": make_frames() / 0}, "NaN or infinity, first in frame 0"),
-    ("no batch axis", {"image_frames": make_frames()[0]}, r"must be \(F, H, W, 3\).*not \(40, 48, 3\)"),
-    ("four channels", {"image_frames": torch.zeros(1, 8, 8, 4)}, r"must be \(F, H, W, 3\).*not \(1, 8, 8, 4\)"),
+    ("no batch axis", {"image_frames": make_frames()[0]}, r"array \(F, H, W, 3\).*not \(40, 48, 3\)"),
+    ("four channels", {"image_frames": torch.zeros(1, 8, 8, 4)}, r"array \(F, H, W, 3\).*not \(1, 8, 8, 4\)"),
     ("no frames", {"image_frames": torch.zeros(0, 8, 8, 3)}, "at least one frame"),
     ("8-bit", {"image_frames": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}, "Divide 8-bit values by 255"),
     ("no array", {"image_frames": "clip.mp4"}, "must be an array"),
@@ -84,14 +84,29 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         r"segment 0: cropped_mask must be .*\(24,\)",
     ),
     ("mask rank 4", {"segs": make_segs(make_seg(cropped_mask=np.ones((1, 1, 24, 24))))}, "cropped_mask must be"),
-    ("mask missing", {"segs": make_segs(make_seg(cropped_mask=None))}, "cropped_mask must be an array, not NoneType"),
+    (
+        "mask missing",
+        {"segs": make_segs(make_seg(cropped_mask=None))},
+        "cropped_mask must be an array of numbers, not NoneType",
+    ),
     ("mask NaN", {"segs": make_segs(make_seg(cropped_mask=np.full((24, 24), np.nan)))}, "cropped_mask holds NaN"),
     ("region of three", {"segs": make_segs(make_seg(crop_region=(1, 2, 3)))}, r"four whole numbers.*not \(1, 2, 3\)"),
     (
-        "bbox of halves",
-        {"segs": make_segs(make_seg(bbox=(1, 2, 9.5, 9)))},
-        "segment 0: bbox must be four whole numbers",
+        "bbox of three",
+        {"segs": make_segs(make_seg(bbox=(1, 2, 9)))},
+        r"segment 0: bbox must be four numbers.*\(1, 2, 9\)",
     ),
+    ("bbox NaN", {"segs": make_segs(make_seg(bbox=(1, 2, 9, float("nan"))))}, "bbox must be four numbers"),
+    ("guide_size infinite", {"guide_size": float("inf")}, "guide_size inf must be above 0 and finite"),
+    (
+        "levels twice",
+        {"sampler_name": "dpmpp_2m", "scheduler": "simple", "steps": 20, "denoise": 0.01},
+        "does not fall",
+    ),
+    ("one kl_optimal step", {"scheduler": "kl_optimal", "denoise": 1.0}, "gives NaN or infinity for 1 steps"),
+    ("scheduler func", {"scheduler_func_opt": "karras"}, "scheduler_func must be called with"),
+    ("scheduler func None", {"scheduler_func_opt": lambda *_: None}, "scheduler_func must return sigmas, not None"),
+    ("scheduler func NaN", {"scheduler_func_opt": lambda *_: [torch.nan, 0]}, "scheduler_func gives NaN"),
     ("second bad", {"segs": make_segs(make_seg(), make_seg(crop_region=(99, 0, 120, 9)))}, "segment 1: crop_region"),
     ("bbox without area", {"segs": make_segs(make_seg(bbox=(12, 12, 12, 28)))}, "has no area"),
     (
@@ -143,6 +158,10 @@ def tokens(dim: int = 64) -> list[Any]:
         (lambda pipe: pipe._replace(positive=None), "basic_pipe's positive conditioning is empty"),
         (lambda pipe: pipe.with_conditioning(negative=tokens() * 2), "has 2 entries"),
         (lambda pipe: pipe.with_conditioning(tokens(2048)), "has 2048 channels, its UNet reads 64"),
+        (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64)]]), r"must be \[\[tensor, {}\]\]"),
+        (lambda pipe: pipe.with_conditioning("a face"), r"must be \[\[tensor, {}\]\], not 'a face'"),
+        (lambda pipe: pipe.with_conditioning(torch.zeros(1, 77, 64)), r"must be \[\[tensor, {}\]\]"),
+        (lambda pipe: pipe.with_conditioning([[torch.full((1, 77, 64), torch.nan), {}]]), "holds NaN"),
         (lambda pipe: pipe.with_conditioning([[torch.zeros(77, 64), {}]]), r"must be \(1, tokens, dim\)"),
         (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64), {"gligen": 1}]]), "carries gligen"),
     ],
@@ -201,8 +220,19 @@ def test_bad_paste() -> None:
         make_seg(cropped_mask=np.ones((5, 24, 24), np.float32)),
         make_seg(cropped_image=np.zeros((1, 24, 24, 3), np.float32)),
         make_seg(bbox=(0, 0, 500, 500)),
+        make_seg(bbox=np.array([12.3, 12.1, 28.7, 28.2], np.float32)),
+        make_seg(crop_region=(-6, -4, 18, 20), cropped_image=np.zeros((1, 24, 24, 3), np.float32)),
     ],
-    ids=["past the edge", "before the edge", "another size", "another count", "own pixels", "bbox past the frame"],
+    ids=[
+        "past the edge",
+        "before the edge",
+        "another size",
+        "another count",
+        "own pixels",
+        "bbox past the frame",
+        "bbox of a detector",
+        "own pixels before the edge",
+    ],
 )
 @pytest.mark.parametrize("feather", [0, 100])
 def test_accepted_all_the_same(pipe: adt.BasicPipe, seg: adt.SEG, feather: int) -> None:
@@ -217,6 +247,29 @@ def test_accepted_all_the_same(pipe: adt.BasicPipe, seg: adt.SEG, feather: int) 
     assert changed[y1:y2, x1:x2].any()
     changed[y1:y2, x1:x2] = False
     assert not changed.any()
+
+
+def test_any_strides_and_floats(pipe: adt.BasicPipe) -> None:
+    """Mirrored, read-only and float64 NumPy frames and masks give what their plain copies give."""
+    frames, mask = make_frames().numpy(), np.linspace(0, 1, 576, dtype=np.float32).reshape(24, 24)
+
+    def detail(frames: Any, mask: Any) -> torch.Tensor:
+        segs = make_segs(make_seg(cropped_mask=mask))
+        return adt.DetailerForEachPipeForAnimateDiff.doit(frames, segs, basic_pipe=pipe, **SETTINGS)[0]
+
+    mirrored = detail(frames[:, :, ::-1], mask[::-1])
+    assert torch.equal(mirrored, detail(frames[:, :, ::-1].copy(), mask[::-1].copy()))
+    expected = detail(frames, mask)
+    frames.setflags(write=False)
+    assert torch.equal(detail(frames, mask.astype(np.float64)), expected)
+    assert torch.equal(detail(frames.astype(np.float64), mask), expected)
+
+
+def test_large_values_are_no_infinity() -> None:
+    """A sum that overflows is not what is asked."""
+    frames = torch.full((1, 64, 64, 3), 3e37)
+    (pasted,) = adt.SEGSPaste.doit(frames, ((64, 64), []))
+    assert torch.equal(pasted, frames)
 
 
 def test_numpy_frames_and_no_segs(pipe: adt.BasicPipe) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from animdetail_trt.errors import InputError
 from animdetail_trt.segs import CropRegion
 
-LATENT_SCALE = 8
+PIXELS_PER_LATENT = 8
 """Pixels per latent along each side, in SD 1.5."""
 
 
@@ -82,16 +82,16 @@ def upscaled_size(
 def latent_crop(size: tuple[int, int]) -> CropRegion:
     """The centred part of a (width, height) image whose sides are multiples of 8: all that the VAE encodes."""
     width, height = size
-    if min(size) < LATENT_SCALE:
+    if min(size) < PIXELS_PER_LATENT:
         raise InputError(
-            f"{width}x{height} pixels are fewer than the {LATENT_SCALE}x{LATENT_SCALE} of one latent. "
+            f"{width}x{height} pixels are fewer than the {PIXELS_PER_LATENT}x{PIXELS_PER_LATENT} of one latent. "
             "Use a larger guide_size or max_size, or a larger crop_region."
         )
-    left, top = width % LATENT_SCALE // 2, height % LATENT_SCALE // 2
+    left, top = width % PIXELS_PER_LATENT // 2, height % PIXELS_PER_LATENT // 2
     lw, lh = latent_size(size)
-    return left, top, left + lw * LATENT_SCALE, top + lh * LATENT_SCALE
+    return left, top, left + lw * PIXELS_PER_LATENT, top + lh * PIXELS_PER_LATENT
 
 
 def latent_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) in latents of what ``latent_crop`` keeps of a (width, height) image."""
-    return size[0] // LATENT_SCALE, size[1] // LATENT_SCALE
+    return size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT

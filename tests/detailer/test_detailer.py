@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from torch import Tensor
 
 import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, RunReport
 from animdetail_trt.detailer.segment import decode_crop, encode_crop
 from animdetail_trt.errors import InputError
+from animdetail_trt.ops import reference
+from animdetail_trt.sampling.masked import DifferentialMask
+from animdetail_trt.sampling.model_sampling import ModelSampling
 from tolerances import assert_crops_match
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 STAGES = ["encode", "sample", "decode"]
 
 
@@ -188,3 +195,55 @@ def test_vae_batches_do_not_change_the_result(pipe: adt.BasicPipe, monkeypatch: 
     assert pipe.vae.frames_per_call(40, 48) == 2
     torch.testing.assert_close(encode_crop(frames, (0, 0, 20, 24), (41, 50), pipe.vae), whole, rtol=1e-5, atol=1e-5)
     assert_crops_match(decode_crop(whole, (20, 24), pipe.vae), pixels)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        adt.DetailerForEachPipeForAnimateDiff,
+        adt.SEGSDetailerForAnimateDiff,
+        adt.SEGSPaste,
+        adt.MaskToSEGS_for_AnimateDiff,
+    ],
+)
+def test_names_order_and_defaults_are_the_references(node: Any) -> None:
+    published = json.loads((GOLDEN / "node_interfaces.json").read_text())[node.__name__]["input"]
+    inputs = published["required"] | published.get("optional", {})
+    parameters = list(inspect.signature(node.doit).parameters.values())[: len(inputs)]
+    assert [parameter.name for parameter in parameters] == list(inputs)
+    for parameter in parameters:
+        kind, *options = inputs[parameter.name]
+        if isinstance(kind, list):
+            assert parameter.default in kind
+        elif options and "default" in options[0]:
+            assert parameter.default == options[0]["default"]
+
+
+def test_early_argument_order_without_pasting(pipe: adt.BasicPipe) -> None:
+    frames = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(5))
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    segs = (32, 32), [seg(0, 0, 16, 16, cropped_mask=ramp)]
+    given = (16, True, 768, 0, 2, 4.0, "euler", "normal", 0.5, pipe, 0.2, None)
+    now, _ = adt.SEGSDetailerForAnimateDiff.doit(frames, segs, *given, 3)
+    early, _ = adt.SEGSDetailerForAnimateDiff.doit(frames, segs, *given, False, 3)
+    other, _ = adt.SEGSDetailerForAnimateDiff.doit(frames, segs, *given, False)
+    assert np.array_equal(now[1][0].cropped_image, early[1][0].cropped_image)
+    assert not np.array_equal(now[1][0].cropped_image, other[1][0].cropped_image)
+    with pytest.raises(InputError, match="1 arguments too many"):
+        adt.SEGSDetailerForAnimateDiff.doit(frames, segs, *given, False, 3, None, 7)
+
+
+def test_masks_of_frames_are_blurred_one_by_one() -> None:
+    """As the reference does; with a 3x3 kernel the bits of a batch would differ."""
+    masks = torch.rand(4, 24, 20, generator=torch.Generator().manual_seed(6))
+    for feather in (1, 2):
+        alone = torch.stack([reference.feather_mask(mask, feather) for mask in masks])
+        assert torch.equal(paste_mask(masks, 4, feather, 255, (20, 24)), alone)
+
+
+def test_a_differential_mask_over_a_single_level_paints_nothing() -> None:
+    """0 / 0 in the reference: NaN, which no mask reaches. One step of a schedule that ends at the smallest sigma."""
+    model = ModelSampling("linear")
+    mask = DifferentialMask(torch.ones(1, 1, 2, 2), model, [model.sigma_min, 0.0])
+    assert mask(model.sigma_min).max() == 0
+    assert DifferentialMask(torch.ones(1, 1, 2, 2), model, [5.0, 0.0])(5.0).min() == 1

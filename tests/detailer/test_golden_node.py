@@ -86,7 +86,8 @@ def test_segs_detailer_then_paste_is_the_node(tiny: Path) -> None:
 
 def test_early_argument_order(tiny: Path) -> None:
     """Early versions had inpaint_model before noise_mask_feather; such a positional call means the same."""
-    case = load_case("basic")
+    case = load_case("motion_v2_two_segs")
+    assert case.settings["params"]["noise_mask_feather"] == 20
     pipe, params = case.pipe(tiny), case.settings["params"]
     names = ["guide_size", "guide_size_for", "max_size", "seed", "steps", "cfg", "sampler_name", "scheduler"]
     names += ["denoise", "feather"]

@@ -191,12 +191,30 @@ def test_an_incomplete_checkpoint_is_named(tiny: Path, tmp_path: Path, lost: str
         adt.load_pipe(tmp_path / "incomplete.safetensors")
 
 
+def test_an_inpainting_folder_is_named(tiny: Path, tmp_path: Path) -> None:
+    unet = unet_from_ldm(load_file(tiny / "tiny_sd15.safetensors"))
+    unet["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    (tmp_path / "unet").mkdir()
+    save_file({k: v.contiguous() for k, v in unet.items()}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(CheckpointError, match="inpainting UNet of 9 input channels"):
+        adt.load_pipe(tmp_path)
+
+
+def test_a_motion_module_that_lacks_a_table_is_named(tiny: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny / "tiny_mm_v3.safetensors")
+    del tensors[next(key for key in tensors if key.endswith("attention_blocks.0.pos_encoder.pe"))]
+    save_file(tensors, tmp_path / "mm.safetensors")
+    with pytest.raises(CheckpointError, match="mm.safetensors lacks a part"):
+        adt.load_pipe(tiny / "tiny_sd15.safetensors", motion_module=tmp_path / "mm.safetensors")
+
+
 def test_unknown_choices_list_the_known(tiny: Path) -> None:
     sd15 = tiny / "tiny_sd15.safetensors"
     for arguments, words in (
         ({"backend": "tensorflow"}, "unknown backend 'tensorflow'. Choose auto or torch"),
         ({"dtype": "int8"}, "unknown dtype 'int8'. Choose auto, float32"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "mps"}, "device 'mps' is not supported"),
         ({"loras": [("a.safetensors", 1.0)]}, "does not merge LoRAs"),
     ):
         with pytest.raises(adt.AnimDetailError, match=words):

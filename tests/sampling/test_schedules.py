@@ -73,7 +73,7 @@ def test_part_of_a_schedule(first: int, end: int, keep_noise: bool, expected: li
 
 def test_a_schedule_of_nan_is_refused() -> None:
     model = DiffusionModel(None, MODELS["linear"])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="scheduler 'kl_optimal' gives NaN for 1 steps"):
+    with pytest.raises(InputError, match="scheduler 'kl_optimal' gives NaN or infinity for 1 steps"):
         SampleSettings(0, 1, 1.0, "euler", "kl_optimal").sigmas(model)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import (
     SegmentPlan,
@@ -60,7 +61,8 @@ class DetailerForEachPipeForAnimateDiff:
         """Return (image, segs, basic_pipe, cnet_images).
 
         image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed
-        segs: ((H, W), [SEG, ...]); scaled to the frames if its header is another size
+        segs: ((H, W), [SEG, ...]); scaled to the frames if its header is another size. A SEG's own cropped_image, of
+            one frame or one for each, is sampled in place of the frames' crop (the reference would sample F copies)
         guide_size, guide_size_for, max_size: how far a crop is enlarged (True: measured on the bbox)
         feather: pixels of Gaussian blur of the mask that the patch is pasted through
         noise_mask_feather: the same of the mask that is sampled in; above 0 it also makes it differential
@@ -92,7 +94,7 @@ class DetailerForEachPipeForAnimateDiff:
             _begin(observer, index, plan)
             patch = detail_segment(canvas, plan, painter, index, observer)
             with timed(observer, index, "paste"):
-                paste(canvas, patch, mask_of(plan.seg, index), plan.seg.crop_region, feather, alpha=255)
+                paste(canvas, patch, plan.mask, plan.seg.crop_region, feather, alpha=255)
             if detailer_hook is not None:
                 with timed(observer, index, "hook"):
                     canvas = _after_hook(detailer_hook, canvas)
@@ -164,6 +166,8 @@ class SEGSPaste:
         check_feather("feather", feather)
         if not 0 <= alpha <= 255:
             raise InputError(f"alpha {alpha} must be from 0 to 255")
+        if reference is not None:  # a crop of its own is then not looked at
+            segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
         _, items = scale_segs(segs, _size(frames))
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
@@ -184,9 +188,11 @@ class SEGSPaste:
 def paste(canvas: Tensor, patch: Tensor, mask: Tensor, crop_region: CropRegion, feather: int, alpha: int) -> None:
     """Blend ``patch`` (f, h, w, 3) into ``canvas`` (f, H, W, 3), in place, through its mask (h, w) or (n, h, w)."""
     weight = paste_mask(mask, len(canvas), feather, alpha, (patch.shape[2], patch.shape[1]))
-    # A region that starts left of or above the frame was cropped from the frame's edge on.
-    left_top = (max(crop_region[0], 0), max(crop_region[1], 0))
-    ops.alpha_paste(canvas, patch, weight, left_top)
+    x1, y1, x2, y2 = crop_region
+    if (patch.shape[2], patch.shape[1]) != (x2 - x1, y2 - y1):
+        # A region that starts left of or above the frame was cropped from the frame's edge on.
+        x1, y1 = max(x1, 0), max(y1, 0)
+    ops.alpha_paste(canvas, patch, weight, (x1, y1))
 
 
 def _with_pixels_of(reference: Tensor, seg: SEG) -> SEG:
@@ -220,19 +226,13 @@ def _size(frames: Tensor) -> tuple[int, int]:
 
 def check_frames(image_frames: Any) -> Tensor:
     """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or holds NaN or infinity."""
-    try:
-        frames = torch.as_tensor(image_frames).detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"image_frames must be an array (F, H, W, 3), not {type(image_frames).__name__}") from None
-    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
-        raise InputError(f"image_frames must be (F, H, W, 3) with at least one frame, not {tuple(frames.shape)}")
-    if not frames.is_floating_point():
-        raise InputError(f"image_frames must be floating point in 0..1, not {frames.dtype}. Divide 8-bit values by 255")
-    frames = frames.float().cpu()
-    if not torch.isfinite(frames.sum()):
-        bad = [i for i, frame in enumerate(frames) if not torch.isfinite(frame).all()]
-        raise InputError(f"image_frames holds NaN or infinity, first in frame {bad[0]} ({len(bad)} frames in all)")
-    return frames
+    shape = tuple(getattr(image_frames, "shape", ()))
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        what = shape if hasattr(image_frames, "shape") else type(image_frames).__name__
+        raise InputError(f"image_frames must be an array (F, H, W, 3) with at least one frame, not {what}")
+    if "float" not in str(image_frames.dtype):
+        raise InputError(f"image_frames must be floats in 0..1, not {image_frames.dtype}. Divide 8-bit values by 255")
+    return float_tensor(image_frames, "image_frames")
 
 
 def check_feather(name: str, value: int) -> None:
@@ -250,15 +250,17 @@ def make_painter(
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
     check_feather("noise_mask_feather", noise_mask_feather)
-    model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", frame_count)
+    model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
     refiner = None
     if refiner_pipe is not None and refiner_ratio is not None:
-        refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", frame_count)
+        refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", settings, frame_count)
         refiner = Refiner(refiner_model, conditioning[0], conditioning[1], refiner_ratio)
     return Painter(model, vae, positive, negative, settings, noise_mask_feather, refiner)
 
 
-def _open_pipe(pipe: Any, name: str, frame_count: int) -> tuple[DiffusionModel, Any, Conditioning, Conditioning]:
+def _open_pipe(
+    pipe: Any, name: str, settings: SampleSettings, frame_count: int
+) -> tuple[DiffusionModel, Any, Conditioning, Conditioning]:
     try:
         model, _, vae, positive, negative = pipe
     except (TypeError, ValueError):
@@ -266,13 +268,14 @@ def _open_pipe(pipe: Any, name: str, frame_count: int) -> tuple[DiffusionModel, 
     if not isinstance(model, DiffusionModel):
         raise InputError(f"the model of {name} must come from load_pipe, not {type(model).__name__}")
     for sign, conditioning in (("positive", positive), ("negative", negative)):
-        tokens = prompt_tokens(conditioning or [], f"{name}'s {sign}")
+        tokens = prompt_tokens(conditioning, f"{name}'s {sign}")
         if tokens.shape[2] != model.unet.token_dim:
             raise InputError(
                 f"{name}'s {sign} conditioning has {tokens.shape[2]} channels, its UNet reads {model.unet.token_dim}. "
                 "Encode the prompt with the pipe's own text encoder: pipe.with_prompt"
             )
     check_context(frame_count, model.unet.positions, model.context)
+    settings.sigmas(model)  # raises where the schedule cannot be sampled
     return model, vae, positive, negative
 
 
@@ -282,5 +285,7 @@ def _without_inpaint_model(noise_mask_feather: Any, scheduler_func: Any, legacy:
         if legacy:
             raise InputError(f"{len(legacy)} arguments too many: {legacy!r:.80}")
         return noise_mask_feather, scheduler_func
+    if len(legacy) > 1:
+        raise InputError(f"{len(legacy) - 1} arguments too many: {legacy[1:]!r:.80}")
     feather = 0 if scheduler_func is None else scheduler_func
     return feather, legacy[0] if legacy else None

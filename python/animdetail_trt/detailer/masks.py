@@ -23,4 +23,4 @@ def paste_mask(mask: Tensor, frame_count: int, feather_px: int, alpha: int, patc
     masks = mask if mask.ndim == 3 else mask[None]
     if len(masks) not in (1, frame_count):
         masks = ops.merge_masks(masks)[None]
-    return resize_masks(ops.feather_mask(masks, feather_px, alpha), patch_size)
+    return resize_masks(ops.feather_mask(masks, feather_px, alpha, one_by_one=True), patch_size)

@@ -1,16 +1,17 @@
-"""What will be done to each segment, decided from numbers alone before any model runs."""
+"""What will be done to each segment, decided before any model runs."""
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
 from animdetail_trt.segs import SEG, SEGS, CropRegion
@@ -27,8 +28,8 @@ class SizeSettings:
 
     def __post_init__(self) -> None:
         for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
-            if not value > 0:
-                raise InputError(f"{name} {value} must be above 0")
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} {value} must be above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,16 @@ class SegmentPlan:
     """One segment, in frame pixels.
 
     seg: as given, scaled to the frame size
+    mask: its mask, float32 (h, w) or (n, h, w)
     crop_region: the part of seg.crop_region inside the frame; None where the segment brings its own pixels
+    pixels: those, float32 (1 or f, h, w, 3)
     crop_size, work_size: (width, height) of the crop and of what is sampled
     """
 
     seg: SEG
+    mask: Tensor
     crop_region: CropRegion | None
+    pixels: Tensor | None
     crop_size: tuple[int, int]
     work_size: tuple[int, int]
 
@@ -55,15 +60,15 @@ def plan_segments(segs: SEGS, frame_size: tuple[int, int], frame_count: int, siz
 def _plan_segment(
     index: int, seg: SEG, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings
 ) -> SegmentPlan:
-    mask_of(seg, index)
+    mask = mask_of(seg, index)
     if seg.control_net_wrapper is not None:
         raise InputError(f"segment {index} carries a ControlNet, which this version does not apply. Remove it")
-    region: CropRegion | None = None
+    region = pixels = None
     if seg.cropped_image is None:
         region = inside_frame(seg.crop_region, frame_size)
         if region is None:
             raise InputError(
-                f"segment {index}: crop_region {tuple(seg.crop_region)} lies wholly outside the frame "
+                f"segment {index}: crop_region {seg.crop_region} lies wholly outside the frame "
                 f"of {frame_size[1]}x{frame_size[0]} pixels. Drop the segment, or mend its SEGS header"
             )
         crop_size = (region[2] - region[0], region[3] - region[1])
@@ -74,7 +79,7 @@ def _plan_segment(
         crop_size = (pixels.shape[2], pixels.shape[1])
     work_size = upscaled_size(crop_size, seg.bbox, sizes.guide_size, sizes.guide_size_for_bbox, sizes.max_size)
     latent_crop(work_size)  # raises where there is less than one latent
-    return SegmentPlan(seg, region, crop_size, work_size)
+    return SegmentPlan(seg, mask, region, pixels, crop_size, work_size)
 
 
 def inside_frame(region: CropRegion, frame_size: tuple[int, int]) -> CropRegion | None:
@@ -99,17 +104,30 @@ def _check_segs(segs: Any) -> SEGS:
     except (TypeError, ValueError):
         raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
     return header, [
-        seg._replace(crop_region=_region("crop_region", seg.crop_region, index), bbox=_region("bbox", seg.bbox, index))
+        seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index))
         for index, seg in enumerate(items)
     ]
 
 
-def _region(name: str, value: Any, index: int) -> CropRegion:
+def _region(value: Any, index: int) -> CropRegion:
     try:
         x1, y1, x2, y2 = (operator.index(side) for side in value)
         return x1, y1, x2, y2
     except (TypeError, ValueError):
-        raise InputError(f"segment {index}: {name} must be four whole numbers x1, y1, x2, y2, not {value!r}") from None
+        raise InputError(
+            f"segment {index}: crop_region must be four whole numbers x1, y1, x2, y2, not {value!r}"
+        ) from None
+
+
+def _bbox(value: Any, index: int) -> Any:
+    """Four numbers, of their own type: detectors give float32, and the reference computes in that."""
+    try:
+        x1, y1, x2, y2 = value
+        if all(math.isfinite(side) for side in (x1, y1, x2, y2)):
+            return x1, y1, x2, y2
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"segment {index}: bbox must be four numbers x1, y1, x2, y2, not {value!r}")
 
 
 def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int]) -> SEG:
@@ -128,7 +146,7 @@ def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[
         image = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), (width, height))
     return seg._replace(
         cropped_image=image,
-        cropped_mask=scaled_mask if mask.ndim == 3 else scaled_mask[0],
+        cropped_mask=scaled_mask if mask.ndim == 3 else scaled_mask[0].numpy(),
         crop_region=region,
         bbox=scale_region(seg.bbox, header, frame_size),
     )
@@ -136,7 +154,7 @@ def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[
 
 def mask_of(seg: SEG, index: int) -> Tensor:
     """The segment's mask as float32 (h, w) or (n, h, w) on the CPU."""
-    mask = _floats(seg.cropped_mask, f"segment {index}: cropped_mask")
+    mask = float_tensor(seg.cropped_mask, f"segment {index}: cropped_mask")
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise InputError(
             f"segment {index}: cropped_mask must be (h, w) or (n, h, w) and not empty, not {tuple(mask.shape)}"
@@ -144,19 +162,9 @@ def mask_of(seg: SEG, index: int) -> Tensor:
     return mask
 
 
-def _floats(array: Any, name: str) -> Tensor:
-    try:
-        floats = torch.as_tensor(array).detach().float().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} must be an array, not {type(array).__name__}") from None
-    if not torch.isfinite(floats.sum()):
-        raise InputError(f"{name} holds NaN or infinity")
-    return floats
-
-
 def images_of(seg: SEG, index: int) -> Tensor:
     """The segment's own pixels as float32 (f, h, w, 3) on the CPU."""
-    pixels = _floats(seg.cropped_image, f"segment {index}: cropped_image")
+    pixels = float_tensor(seg.cropped_image, f"segment {index}: cropped_image")
     if pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
         raise InputError(f"segment {index}: cropped_image must be (f, h, w, 3), not {tuple(pixels.shape)}")
     return pixels

@@ -10,9 +10,9 @@ from torch import Tensor
 from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.detailer.masks import sampling_mask
-from animdetail_trt.detailer.plan import SegmentPlan, images_of, mask_of
+from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, timed
-from animdetail_trt.geometry import latent_crop
+from animdetail_trt.geometry import PIXELS_PER_LATENT, latent_crop
 from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner, ksample_refined
@@ -36,13 +36,12 @@ class Painter:
 def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> Tensor:
     """The new crop, float32 (f, h, w, 3) in 0..1 and of ``plan.crop_size``, for all of ``frames`` (f, H, W, 3)."""
     count = frames.shape[0]
-    if plan.crop_region is not None:
-        source, region = frames, plan.crop_region
-    else:
-        source, region = images_of(plan.seg, index).expand(count, -1, -1, -1), (0, 0, *plan.crop_size)
+    source, region = frames, plan.crop_region or (0, 0, *plan.crop_size)
+    if plan.pixels is not None:
+        source = plan.pixels.expand(count, -1, -1, -1)
     with timed(observer, index, "encode"):
         latent = encode_crop(source, region, plan.work_size, painter.vae)
-    mask = sampling_mask(mask_of(plan.seg, index), count, painter.noise_mask_feather, plan.work_size)
+    mask = sampling_mask(plan.mask, count, painter.noise_mask_feather, plan.work_size)
     with timed(observer, index, "sample"):
         latent = _sample(latent, mask, painter, index, observer)
     with timed(observer, index, "decode"):
@@ -68,7 +67,8 @@ def encode_crop(frames: Tensor, crop_region: CropRegion, work_size: tuple[int, i
 def decode_crop(latents: Tensor, crop_size: tuple[int, int], vae: VaeRunner) -> Tensor:
     """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw)."""
     patch = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
-    batch = vae.frames_per_call(8 * latents.shape[3], 8 * latents.shape[2])
+    scale = PIXELS_PER_LATENT
+    batch = vae.frames_per_call(scale * latents.shape[3], scale * latents.shape[2])
     for into, part in zip(patch.split(batch), latents.split(batch), strict=True):
         ops.resize_from_vae_into(into, vae.decode(part).cpu())
     return patch

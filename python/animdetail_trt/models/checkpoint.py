@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import CheckpointError
+from animdetail_trt.errors import AnimDetailError, CheckpointError
 
 StateDict: TypeAlias = dict[str, Tensor]
 Kind: TypeAlias = str
@@ -138,6 +138,8 @@ def reading(source: str) -> Iterator[None]:
     """Turn what goes wrong while a file's tensors are looked up and renamed into one message."""
     try:
         yield
+    except AnimDetailError:
+        raise
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{source} lacks a part that every Stable Diffusion 1.5 model has ({error!r}). "

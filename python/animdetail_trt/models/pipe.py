@@ -95,7 +95,8 @@ def load_pipe(
     vae_place = Placement(torch_device, torch.float32 if place.dtype == torch.float16 else place.dtype)
 
     source = str(checkpoint)
-    motion = None if motion_module is None else load_motion_module(motion_module)
+    with reading(str(motion_module)):
+        motion = None if motion_module is None else load_motion_module(motion_module)
     replacement_vae = None if vae is None else load_vae_file(vae)
     with reading(source):
         parts = read_parts(Path(checkpoint))
@@ -141,6 +142,11 @@ def _read_folder(folder: Path) -> Parts:
         raise CheckpointError(f"{folder} is no diffusers folder: unet/diffusion_pytorch_model.safetensors is not in it")
     if "conv_in.weight" not in unet or any(key.startswith("add_embedding.") for key in unet):
         raise CheckpointError(f"{folder} does not hold a Stable Diffusion 1.5 UNet (SDXL, perhaps)")
+    if unet["conv_in.weight"].shape[1] != 4:
+        raise CheckpointError(
+            f"{folder} holds an inpainting UNet of {unet['conv_in.weight'].shape[1]} input channels. "
+            "Choose a Stable Diffusion 1.5 checkpoint, whose UNet has 4"
+        )
     vae = _folder_part(folder, "vae", "diffusion_pytorch_model")
     text = _folder_part(folder, "text_encoder", "model")
     config = folder / "text_encoder" / "config.json"

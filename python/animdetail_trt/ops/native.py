@@ -115,28 +115,34 @@ def resize_from_vae_into(out: ArrayT, decoded: Array, *, pass_order: PassOrder =
     return out
 
 
-def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255) -> ArrayT:
+def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255, *, one_by_one: bool = False) -> ArrayT:
     """Blur ``mask`` (Gaussian, sigma 10, size ``2 feather_px + 1``) and multiply it by ``alpha / 255``.
 
     Args:
         mask: (h, w) or (n, h, w) in 0..1.
         feather_px: radius; 0 or less blurs nothing. A kernel that does not fit the mask becomes half its shorter side.
         alpha: 0 to 255.
+        one_by_one: give the bits that each of the masks would get alone; a 3x3 kernel rounds them otherwise.
 
     Returns:
         The shape of ``mask``; the bits of torch's ``conv2d`` on a CPU, which the reference uses.
     """
     shape = tuple(_lend("feather_mask", "mask", mask).shape)
-    return feather_mask_into(_empty(mask, shape), mask, feather_px, alpha)
+    return feather_mask_into(_empty(mask, shape), mask, feather_px, alpha, one_by_one=one_by_one)
 
 
-def feather_mask_into(out: ArrayT, mask: Array, feather_px: int, alpha: float = 255) -> ArrayT:
+def feather_mask_into(
+    out: ArrayT, mask: Array, feather_px: int, alpha: float = 255, *, one_by_one: bool = False
+) -> ArrayT:
     """:func:`feather_mask` into ``out``, of the shape of ``mask``."""
     op = "feather_mask"
     (feather_px,) = _integers(op, "feather_px", (feather_px,), 1)
     shape = tuple(_lend(op, "mask", mask).shape)
     radius = reference.feather_radius(min(shape[-2:], default=0), feather_px)
-    weights, fused = reference.feather_weights(radius), reference.feather_is_fused(shape, radius)
+    weights, fused = (
+        reference.feather_weights(radius),
+        reference.feather_is_fused(shape[-2:] if one_by_one else shape, radius),
+    )
     with _input_errors():
         _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, fused, float(alpha))
     return out

@@ -20,19 +20,25 @@ Conditioning: TypeAlias = list[list[Any]]
 _UNDERSTOOD_EXTRAS = {"pooled_output"}
 
 
-def prompt_tokens(conditioning: Conditioning, name: str) -> Tensor:
+def prompt_tokens(conditioning: Conditioning | None, name: str) -> Tensor:
     """The (1, n, d) tokens of a conditioning that holds one plain entry."""
-    if not conditioning:
+    if conditioning is None or (isinstance(conditioning, list) and not conditioning):
         raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
-    if len(conditioning) > 1:
-        raise InputError(f"{name} conditioning has {len(conditioning)} entries; this version takes one")
-    tokens, extras = conditioning[0]
+    try:
+        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in conditioning]
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} conditioning must be [[tensor, {{}}]], not {conditioning!r:.80}") from None
+    if len(entries) > 1:
+        raise InputError(f"{name} conditioning has {len(entries)} entries; this version takes one")
+    tokens, extras = entries[0]
     unknown = sorted(set(extras) - _UNDERSTOOD_EXTRAS)
     if unknown:
         raise InputError(f"{name} conditioning carries {', '.join(unknown)}, which this version does not apply")
     if tokens.ndim != 3 or tokens.shape[0] != 1:
         raise InputError(f"{name} conditioning must be (1, tokens, dim), not {tuple(tokens.shape)}")
-    return torch.as_tensor(tokens)
+    if not torch.isfinite(tokens).all():
+        raise InputError(f"{name} conditioning holds NaN or infinity")
+    return tokens
 
 
 def guided(

@@ -45,7 +45,7 @@ class DifferentialMask:
         start = timestep(self.sigmas[0])
         end = timestep(max(self.sigmas[-1], self.model_sampling.sigma_min))
         if start == end:
-            return torch.ones_like(self.mask)
+            return torch.zeros_like(self.mask)  # 0 / 0 in the reference: NaN, which no mask reaches
         threshold = (timestep(sigma) - end) / (start - end)
         return (self.mask >= threshold).to(self.mask.dtype)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from animdetail_trt.sampling.guidance import Conditioning, guided, prompt_tokens
 from animdetail_trt.sampling.masked import DifferentialMask, MaskAt, latent_mask, masked
 from animdetail_trt.sampling.model import LATENT_SCALE, DiffusionModel
 from animdetail_trt.sampling.noise import initial_noise, step_noise
-from animdetail_trt.sampling.samplers import SAMPLERS, Run, check_sampler
+from animdetail_trt.sampling.samplers import NEED_FALLING_SIGMAS, SAMPLERS, Run, check_sampler
 from animdetail_trt.sampling.schedules import check_scheduler, schedule_sigmas
 
 SchedulerFunc: TypeAlias = Callable[[DiffusionModel, str, int], Sequence[Any]]
@@ -43,6 +44,10 @@ class SampleSettings:
         check_sampler(self.sampler_name)
         if self.scheduler_func is None:
             check_scheduler(self.scheduler)
+        elif not callable(self.scheduler_func):
+            raise InputError(
+                f"scheduler_func must be called with (model, sampler_name, steps): {self.scheduler_func!r}"
+            )
         for name, value in (("steps", self.steps), ("seed", self.seed)):
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise InputError(f"{name} {value!r} must be a whole number")
@@ -66,12 +71,28 @@ class SampleSettings:
     def sigmas(self, model: DiffusionModel) -> list[float]:
         """The whole schedule, of which a run takes steps ``first_step`` to ``total_steps``."""
         if self.scheduler_func is None:
+            source = f"scheduler {self.scheduler!r}"
             sigmas = schedule_sigmas(model.model_sampling, self.sampler_name, self.scheduler, self.total_steps)
         else:
-            sigmas = [float(sigma) for sigma in self.scheduler_func(model, self.sampler_name, self.total_steps)]
-        if any(map(math.isnan, sigmas)):
-            raise InputError(f"scheduler {self.scheduler!r} gives NaN for {self.total_steps} steps. Take more steps")
+            source = "scheduler_func"
+            sigmas = self._called(self.scheduler_func, model)
+        if not all(map(math.isfinite, sigmas)):
+            raise InputError(f"{source} gives NaN or infinity for {self.total_steps} steps. Take more steps")
+        if self.sampler_name in NEED_FALLING_SIGMAS:
+            for sigma, sigma_next in pairwise(sigmas):
+                if sigma_next >= sigma:
+                    raise InputError(
+                        f"{source} does not fall from sigma {sigma:g} on in {self.total_steps} steps, and "
+                        f"{self.sampler_name} divides by the fall. Take fewer steps, more denoise, or another sampler"
+                    )
         return sigmas
+
+    def _called(self, scheduler_func: SchedulerFunc, model: DiffusionModel) -> list[float]:
+        returned = scheduler_func(model, self.sampler_name, self.total_steps)
+        try:
+            return [float(sigma) for sigma in returned]
+        except (TypeError, ValueError):
+            raise InputError(f"scheduler_func must return sigmas, not {returned!r:.80}") from None
 
 
 @dataclass(frozen=True)
@@ -139,7 +160,7 @@ def sample_sigmas(
         prompt_tokens(positive, "positive").to(device),
         prompt_tokens(negative, "negative").to(device),
         settings.cfg,
-        model.context,
+        model.context if model.unet.positions is not None else None,
     )
     if noise_mask is not None:
         denoise = masked(denoise, _mask_at(noise_mask, clean, model, sigmas), clean, noise)

@@ -37,9 +37,13 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+# Their coefficients divide by the differences of sigmas.
+NEED_FALLING_SIGMAS = {"lms", "dpmpp_2m", "ipndm_v"}
+
+
 def check_sampler(name: str) -> None:
     if name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}. Choose one of: {', '.join(SAMPLERS)}")
 
 
-__all__ = ["SAMPLERS", "OnStep", "Run", "Sampler", "check_sampler"]
+__all__ = ["NEED_FALLING_SIGMAS", "SAMPLERS", "OnStep", "Run", "Sampler", "check_sampler"]
