@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from animdetail_trt.cli import main
 from animdetail_trt.media.segs_file import write_segs
@@ -64,9 +66,9 @@ def segs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A file that is there and that nothing may load."""
+    """A file whose header is a checkpoint's, and that nothing may load."""
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"")
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 1, 1), np.float32)}, path)
     return path
 
 

@@ -8,9 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from animdetail_trt.cli.detail import parse_lora, parse_rate
+from animdetail_trt.cli.detail import parse_rate
 from clips import write_mask
 from needs import needs_detector
 
@@ -47,7 +49,6 @@ def test_files_that_are_not_there(refused: Callable[..., str], tmp_path: Path) -
     assert "--checkpoint" in refused(checkpoint=none)
     assert "--motion-module" in refused(motion_module=none)
     assert "--vae" in refused(vae=none)
-    assert ":0.8" in refused(lora=f"{none}:0.5")
     assert "none does not exist" in refused(segs=none)
     assert "--masks" in refused(segs=None, masks=none)
 
@@ -145,13 +146,30 @@ def test_a_folder_that_is_not_empty_is_not_filled(refused: Callable[..., str], t
     assert "already holds 'holiday.jpg'" in refused(output=tmp_path / "out")
 
 
-def test_lora_arguments() -> None:
-    assert parse_lora("a.safetensors") == (Path("a.safetensors"), 1.0)
-    assert parse_lora("a.safetensors:0.8") == (Path("a.safetensors"), 0.8)
-    assert parse_lora("C:/a.safetensors:-0.5") == (Path("C:/a.safetensors"), -0.5)
-    assert parse_lora("C:/a.safetensors") == (Path("C:/a.safetensors"), 1.0)
-
-
 @pytest.mark.parametrize(("text", "rate"), [("8", "8"), ("30000/1001", "30000/1001"), ("23.976", "23976/1000")])
 def test_rates(text: str, rate: str) -> None:
     assert float(parse_rate(text)) == pytest.approx(float(Fraction(rate)), rel=1e-5)
+
+
+def test_a_wrong_model_file_is_told_before_frames_are_read(refused: Callable[..., str], tmp_path: Path) -> None:
+    save_file({"lora_unet_mid.lora_up.weight": np.zeros(1)}, tmp_path / "lora.safetensors")
+    lora = tmp_path / "lora.safetensors"
+    assert "it is a LoRA" in refused(checkpoint=lora)
+    assert "cannot be used as a motion module" in refused(motion_module=lora)
+    assert "cannot be used as a VAE" in refused(vae=lora)
+    (tmp_path / "empty.safetensors").touch()
+    assert "is damaged" in refused(checkpoint=tmp_path / "empty.safetensors")
+
+
+def test_damaged_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
+    """Cut off in the signature, in the header and in the pixels."""
+    whole = write_mask(tmp_path / "whole.png", (80, 48), (10, 10, 60, 40)).read_bytes()
+    for length in (0, 5, 30, 60, len(whole) // 2):
+        (tmp_path / "cut.png").write_bytes(whole[:length])
+        assert "cut.png" in refused(masks=tmp_path / "cut.png", segs=None)
+        assert "cut.png" in refused(input=tmp_path / "cut.png", output=tmp_path / "out.png")
+
+
+def test_saved_segs_replace_no_file_that_was_not_named(refused: Callable[..., str], tmp_path: Path) -> None:
+    save_file({"face": np.ones((4, 4), np.float32)}, tmp_path / "own.masks.safetensors")
+    assert "own.masks.safetensors" in refused(save_segs=tmp_path / "own.json")

@@ -32,7 +32,7 @@ def test_video_with_everything(
     outcome = run(
         "detail", video, "-o", tmp_path / "out.mkv", "--lossless", "--checkpoint", checkpoint, "--segs", segs,
         "--prompt", "a face", "--negative", "blur", "--steps", 3, "--seed", 2**64 - 1, "--denoise", 0.4,
-        "--guide-size-for", "crop_region", "--context-length", 4, "--context-overlap", 1, "--lora", f"{checkpoint}:0.8",
+        "--guide-size-for", "crop_region", "--context-length", 4, "--context-overlap", 1,
         "--preview", tmp_path / "sheet.png", "--report", tmp_path / "run.json", "--save-segs", tmp_path / "kept.json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -44,7 +44,6 @@ def test_video_with_everything(
 
     (args, options) = fake_models.loaded[0]
     assert args == (checkpoint,)
-    assert options["loras"] == [(checkpoint, 0.8)]
     assert (options["context"].context_length, options["context"].context_overlap) == (4, 1)
     assert fake_models.pipe.prompts == ("a face", "blur")
     called = fake_models.detailed[0]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import animdetail_trt as adt
 from animdetail_trt.errors import CheckpointError
 from animdetail_trt.models import motion
-from animdetail_trt.models.checkpoint import Placement, recognise, require_kind
+from animdetail_trt.models.checkpoint import Placement, read_shapes, recognise, require_kind
 from animdetail_trt.models.unet import build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, vae_from_ldm
 
@@ -100,7 +100,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_files_are_recognised(tiny: Path, name: str, kind: str) -> None:
-    assert recognise(load_file(tiny / f"{name}.safetensors")) == kind
+    assert recognise(read_shapes(tiny / f"{name}.safetensors")) == kind
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,13 @@ def test_files_are_recognised(tiny: Path, name: str, kind: str) -> None:
     ],
 )
 def test_a_wrong_checkpoint_is_named(keys: dict[str, tuple[int, ...]], words: str) -> None:
-    tensors = {key: torch.zeros(1).expand(shape) for key, shape in keys.items()}
     with pytest.raises(CheckpointError, match=words):
-        require_kind("file.safetensors", tensors, ("sd15",), "a checkpoint")
+        require_kind("file.safetensors", keys, ("sd15",), "a checkpoint")
 
 
 def test_wrong_files_in_wrong_places(tiny: Path, tmp_path: Path) -> None:
     sd15 = tiny / "tiny_sd15.safetensors"
-    with pytest.raises(CheckpointError, match="it is a LoRA. Give it as a LoRA"):
+    with pytest.raises(CheckpointError, match="it is a LoRA. This version does not apply"):
         adt.load_pipe(tiny / "tiny_lora.safetensors")
     with pytest.raises(CheckpointError, match="it is an AnimateDiff motion module. Give it as the motion module"):
         adt.load_pipe(tiny / "tiny_mm_v2.safetensors")

@@ -55,7 +55,6 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
     add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
     add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
-    add("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="may be repeated")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
     add("--backend", default="auto", help="what runs the models")
@@ -117,17 +116,6 @@ class _HelpWithDefaults(argparse.HelpFormatter):
         if action.default in (None, "", [], argparse.SUPPRESS) or action.default is False:
             return action.help
         return f"{action.help} (default: %(default)s)"
-
-
-def parse_lora(text: str) -> tuple[Path, float]:
-    """``FILE`` or ``FILE:STRENGTH``; the strength is 1 where it is left out. A colon inside the path is fine."""
-    path, colon, strength = text.rpartition(":")
-    if colon:
-        try:
-            return Path(path), float(strength)
-        except ValueError:
-            pass
-    return Path(text), 1.0
 
 
 def parse_rate(text: str) -> Fraction:
@@ -209,9 +197,7 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     for flag, path in [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]:
         if path is not None and not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
-    for path, _strength in args.lora:
-        if not path.is_file():
-            raise CheckpointError(f"--lora {path} does not exist. Check the path; a strength is written {path}:0.8.")
+    _check_model_files(args)
     _check_paths_differ(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
         raise MediaError(f"--preview {args.preview} is no image name. Use one of {', '.join(_SHEET_SUFFIXES)}.")
@@ -221,6 +207,18 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
         if path is not None:
             check_writable(path)
     return source, sink
+
+
+def _check_model_files(args: argparse.Namespace) -> None:
+    """Look at the files' headers: what kind of model each is."""
+    from animdetail_trt.models.checkpoint import check_file
+
+    if args.checkpoint.is_file():
+        check_file(args.checkpoint, ("sd15",), "a checkpoint")
+    if args.motion_module is not None:
+        check_file(args.motion_module, ("motion-module",), "a motion module for SD 1.5")
+    if args.vae is not None:
+        check_file(args.vae, ("vae", "sd15"), "a VAE")
 
 
 def _check_names(args: argparse.Namespace) -> None:
@@ -239,7 +237,13 @@ def _check_names(args: argparse.Namespace) -> None:
 
 
 def _check_paths_differ(args: argparse.Namespace) -> None:
-    """No output may take the place of an input or of another output."""
+    """No output may take the place of an input or of another output, and none of a file that was not named."""
+    from animdetail_trt.media.segs_file import masks_path_of
+
+    if args.save_segs is not None:
+        masks_path = masks_path_of(args.save_segs)
+        if masks_path.exists() and not (args.save_segs.exists() and masks_path.is_file()):
+            raise MediaError(f"--save-segs would write its masks over {masks_path}. Choose another name.")
     inputs = {"IN": args.input, "--segs": args.segs, "--masks": args.masks, "--checkpoint": args.checkpoint,
               "--motion-module": args.motion_module, "--vae": args.vae}  # fmt: skip
     outputs = {
@@ -247,6 +251,7 @@ def _check_paths_differ(args: argparse.Namespace) -> None:
         "--preview": args.preview,
         "--report": args.report,
         "--save-segs": args.save_segs,
+        "the masks of --save-segs": args.save_segs and masks_path_of(args.save_segs),
     }
     seen = {path.resolve(): flag for flag, path in inputs.items() if path is not None}
     for flag, path in outputs.items():
@@ -284,7 +289,7 @@ def _load_pipe(args: argparse.Namespace) -> Any:
     from animdetail_trt.models.pipe import load_pipe
 
     pipe = load_pipe(
-        args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, context=_context(args),
+        args.checkpoint, motion_module=args.motion_module, vae=args.vae, context=_context(args),
         device=args.device, dtype=args.dtype, backend=args.backend,
     )  # fmt: skip
     return pipe.with_prompt(args.prompt, args.negative)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def stems_of(paths: Sequence[Path]) -> list[str]:
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height), read from the header and turned upright by EXIF. Raises MediaError for a damaged file."""
     with _opened(path) as image:
+        # A PNG's EXIF may lie behind its pixels, which are then decoded here.
         sideways = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 swap the sides
         return (image.height, image.width) if sideways else (image.width, image.height)
 
@@ -91,10 +93,7 @@ def _read(
     pictures: list[np.ndarray] = []
     for path in paths:
         with _opened(path) as image:
-            try:
-                pictures.append(convert(image))
-            except OSError as error:  # a header that is fine and pixels that are cut off
-                raise MediaError(f"{path} is damaged: {error}. Export it again.") from error
+            pictures.append(convert(image))
         if pictures[-1].shape != pictures[0].shape:
             (h, w), (first_h, first_w) = pictures[-1].shape[:2], pictures[0].shape[:2]
             raise MediaError(f"{path} is {w}x{h}, {paths[0].name} is {first_w}x{first_h}. All need one size.")
@@ -103,15 +102,22 @@ def _read(
     return to_float(pictures)
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose pixels may still be on the disk: what is wrong with them shows only while it is used."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
         raise MediaError(f"{path} does not exist or is not a file. Check the path.")
     try:
-        return Image.open(path)
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as image:
+            yield image
+    except UnidentifiedImageError as error:
         raise MediaError(f"cannot read {path} as an image. It may be damaged or not an image.") from error
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{path} is too large: {error}. Scale it down.") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders raise all three
+        raise MediaError(f"{path} is damaged: {error}. Export it again.") from error
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

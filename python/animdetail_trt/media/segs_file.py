@@ -24,6 +24,7 @@ images (one mask per frame, natural order), or ``masks.safetensors#KEY``, a floa
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,10 @@ def read_segs(path: Path) -> SEGS:
 
 def write_segs(path: Path, segs: SEGS) -> None:
     """Write ``segs`` to ``path``, their masks, exactly, to STEM.masks.safetensors beside it."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     (height, width), entries = segs
-    masks_path = path.with_name(f"{path.stem}.masks.safetensors")
+    masks_path = masks_path_of(path)
     masks = {
         str(i): torch.as_tensor(seg.cropped_mask, dtype=torch.float32).contiguous() for i, seg in enumerate(entries)
     }
@@ -80,9 +81,14 @@ def write_segs(path: Path, segs: SEGS) -> None:
         ],
     }
     with staged_file(masks_path) as partial:
-        save_file(masks, partial)
+        partial.write_bytes(save(masks))
     with staged_file(path) as partial:
         partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def masks_path_of(path: Path) -> Path:
+    """Where ``write_segs(path)`` puts the masks."""
+    return path.with_name(f"{path.stem}.masks.safetensors")
 
 
 def _read_seg(entry: Any, size: tuple[int, int], path: Path, index: int) -> SEG:
@@ -97,8 +103,13 @@ def _read_seg(entry: Any, size: tuple[int, int], path: Path, index: int) -> SEG:
     if "crop_region" in entry:
         crop_region = _region(entry, "crop_region", where)
     else:
-        crop_region = make_crop_region(size[1], size[0], bbox, _number(entry, "crop_factor", 3.0, where))
-    mask = _read_mask(entry["mask"], path.parent, where) if "mask" in entry else _bbox_mask(bbox, crop_region)
+        crop_factor = _number(entry, "crop_factor", 3.0, where)
+        if not 0 < crop_factor < math.inf:
+            raise MediaError(f"{where}: crop_factor is {crop_factor}; it must be above 0, 3 is usual.")
+        crop_region = make_crop_region(size[1], size[0], bbox, crop_factor)
+    mask = (
+        _read_mask(entry["mask"], path.parent, where) if "mask" in entry else _bbox_mask(bbox, crop_region, size, where)
+    )
     return SEG(None, mask, _number(entry, "confidence", 1.0, where), crop_region, bbox, str(entry.get("label", "")))
 
 
@@ -154,9 +165,13 @@ def _read_tensor(path: Path, key: str, where: str) -> Tensor:
     return mask.to(torch.float32)
 
 
-def _bbox_mask(bbox: CropRegion, crop_region: CropRegion) -> Tensor:
+def _bbox_mask(bbox: CropRegion, crop_region: CropRegion, size: tuple[int, int], where: str) -> Tensor:
     """float32 (h, w) over ``crop_region``: 1 inside ``bbox``, 0 around it."""
     left, top, right, bottom = crop_region
+    if right - left > 3 * size[1] or bottom - top > 3 * size[0]:
+        raise MediaError(
+            f"{where}: crop_region {list(crop_region)} is no part of frames of {size[1]}x{size[0]} pixels."
+        )
     mask = torch.zeros(bottom - top, right - left)
     x1, y1, x2, y2 = bbox
     mask[max(y1 - top, 0) : max(y2 - top, 0), max(x1 - left, 0) : max(x2 - left, 0)] = 1

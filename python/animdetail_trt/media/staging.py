@@ -30,13 +30,18 @@ def staged_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """As ``staged_file`` for a folder of files: they are moved into ``target`` one by one when the block ends well."""
+    """As ``staged_file`` for a folder of files: renamed to ``target`` when the block ends well.
+
+    A ``target`` that is there already keeps its other files: the new ones are moved into it one by one.
+    """
     partial = _partial_path(target)
     try:
         with _write_errors(target):
             partial.mkdir(parents=True)
             yield partial
-            target.mkdir(exist_ok=True)
+            if not target.exists():
+                partial.rename(target)
+                return
             for path in sorted(partial.iterdir()):
                 path.replace(target / path.name)
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from animdetail_trt.errors import AnimDetailError, CheckpointError
 
 StateDict: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Kind: TypeAlias = str
 """A key of the table below."""
 
@@ -43,7 +44,12 @@ def read_tensors(path: str | Path) -> StateDict:
 
     Raises CheckpointError for a missing, damaged or pickled file; a pickle can run code when it is read, so none is.
     """
-    path = Path(path)
+    with _safetensors_file(Path(path)) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _safetensors_file(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise CheckpointError(f"no such file: {path}")
     if path.is_dir():
@@ -54,11 +60,11 @@ def read_tensors(path: str | Path) -> StateDict:
             "Convert it once, in a place that you trust: "
             "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'out.safetensors')"
         )
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error}). Download or copy it again"
@@ -71,22 +77,33 @@ def _looks_pickled(path: Path) -> bool:
     return head.startswith(b"PK\x03\x04") or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def recognise(tensors: StateDict) -> Kind:
-    """What kind of model file these tensors come from, by the names of its keys and a few shapes."""
-    keys = tensors.keys()
+def read_shapes(path: str | Path) -> Shapes:
+    """The shapes of all tensors of one safetensors file, from its header alone. Raises as ``read_tensors``."""
+    with _safetensors_file(Path(path)) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+
+
+def check_file(path: str | Path, wanted: Collection[Kind], purpose: str) -> None:
+    """As ``require_kind``, from the file's header alone."""
+    require_kind(path, read_shapes(path), wanted, purpose)
+
+
+def shapes_of(tensors: StateDict) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def recognise(shapes: Shapes) -> Kind:
+    """What kind of model file these are the tensors of, by the names of its keys and a few shapes."""
     for kind, matches in _RULES:
-        if matches(keys):
+        if matches(shapes):
             return kind
-    if any(k.startswith("model.diffusion_model.input_blocks.0.0.") for k in keys):
-        return _recognise_ldm(tensors)
-    return "unknown"
-
-
-def _recognise_ldm(tensors: StateDict) -> Kind:
-    if tensors["model.diffusion_model.input_blocks.0.0.weight"].shape[1] != 4:
+    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
+    if first is None:
+        return "unknown"
+    if first[1] != 4:
         return "sd15-inpainting"
-    cross = next((t for k, t in tensors.items() if k.endswith("attn2.to_k.weight")), None)
-    return "sd2" if cross is not None and cross.shape[1] == 1024 else "sd15"
+    cross = next((shape for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")), None)
+    return "sd2" if cross is not None and cross[1] == 1024 else "sd15"
 
 
 def _any(*parts: str) -> Callable[[Collection[str]], bool]:
@@ -118,13 +135,13 @@ _RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
 )
 
 
-def require_kind(path: str | Path, tensors: StateDict, wanted: Collection[Kind], purpose: str) -> Kind:
-    """The kind of the file, or a CheckpointError that says what it is and where it belongs."""
-    kind = recognise(tensors)
+def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], purpose: str) -> None:
+    """Raise a CheckpointError that says what the file is and where it belongs, unless it is what is wanted."""
+    kind = recognise(shapes)
     if kind in wanted:
-        return kind
+        return
     remedy = {
-        "lora": "Give it as a LoRA: --lora FILE:STRENGTH, or loras=[(path, strength)]",
+        "lora": "This version does not apply LoRAs: merge it into the checkpoint beforehand",
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError
-from animdetail_trt.models.checkpoint import StateDict, read_tensors, require_kind
+from animdetail_trt.models.checkpoint import StateDict, read_tensors, require_kind, shapes_of
 
 Version = Literal["v1", "v2", "v3"]
 
@@ -45,7 +45,7 @@ class MotionModule:
 def load_motion_module(path: str | Path) -> MotionModule:
     """Read a motion module in its original layout; the version is read from the weights, as the reference does."""
     raw = {key.removeprefix("module."): value for key, value in read_tensors(path).items()}
-    require_kind(path, raw, ("motion-module",), "a motion module for SD 1.5")
+    require_kind(path, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
     tables = [value for key, value in raw.items() if key.endswith(_POSITION_TABLE)]
     if not tables:
         raise CheckpointError(

@@ -13,7 +13,7 @@ from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
 from animdetail_trt.backends.torch_backend import TorchUNet, TorchVae
 from animdetail_trt.errors import CheckpointError, InputError
-from animdetail_trt.models.checkpoint import Placement, StateDict, read_tensors, reading, require_kind
+from animdetail_trt.models.checkpoint import Placement, StateDict, read_tensors, reading, require_kind, shapes_of
 from animdetail_trt.models.motion import MotionModule, load_motion_module
 from animdetail_trt.models.text import ClipText
 from animdetail_trt.models.unet import build_unet, unet_from_ldm
@@ -130,7 +130,7 @@ def read_parts(checkpoint: Path) -> Parts:
 
 def _read_single_file(path: Path) -> Parts:
     tensors = read_tensors(path)
-    require_kind(path, tensors, ("sd15",), "a checkpoint")
+    require_kind(path, shapes_of(tensors), ("sd15",), "a checkpoint")
     has_vae = any(key.startswith("first_stage_model.") for key in tensors)
     text = {key: value for key, value in tensors.items() if key.startswith("cond_stage_model.")}
     return Parts(unet_from_ldm(tensors), vae_from_ldm(tensors) if has_vae else None, text or None)

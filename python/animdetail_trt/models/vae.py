@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from animdetail_trt.models.checkpoint import Placement, StateDict, load_exactly, read_tensors, require_kind
+from animdetail_trt.models.checkpoint import Placement, StateDict, load_exactly, read_tensors, require_kind, shapes_of
 
 LDM_PREFIX = "first_stage_model."
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -18,7 +18,7 @@ _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_a
 def load_vae_file(path: str | Path) -> StateDict:
     """A VAE file of its own, in the LDM or the diffusers layout, as diffusers names its tensors."""
     tensors = read_tensors(path)
-    require_kind(path, tensors, ("vae", "sd15"), "a VAE")
+    require_kind(path, shapes_of(tensors), ("vae", "sd15"), "a VAE")
     if any(".resnets." in key for key in tensors):
         return vae_from_diffusers(tensors)
     return vae_from_ldm(tensors)

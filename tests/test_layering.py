@@ -1,0 +1,55 @@
+"""Imports go down the list in CONTRIBUTING.md, never up."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import animdetail_trt
+
+PACKAGE = Path(animdetail_trt.__file__).parent
+# What each part may import of the others; a part may always import itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "segs": set(),
+    "geometry": {"errors", "segs"},
+    "ops": {"errors", "segs", "_C"},
+    "backends": {"errors"},
+    "sampling": {"errors", "backends"},
+    "models": {"errors", "backends", "sampling"},
+    "detailer": {"errors", "segs", "geometry", "ops", "backends", "sampling"},
+    "media": {"errors", "segs", "geometry"},
+    "detect": {"errors", "segs", "geometry", "media"},
+    "cli": {"errors", "segs", "models", "backends", "sampling", "detailer", "media", "detect", "__version__", "_C"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The parts of the package that a module imports, at its top or inside its functions."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "animdetail_trt":
+            parts |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("animdetail_trt."):
+            parts.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("animdetail_trt")]
+            assert not names, f"{path}: write `from animdetail_trt...` instead of import {names}"
+    return parts
+
+
+def test_imports_go_down() -> None:
+    wrong = {}
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        upward = imports_of(path) - MAY_IMPORT[part] - {part}
+        if upward:
+            wrong[str(path.relative_to(PACKAGE))] = upward
+    assert wrong == {}
+
+
+def test_only_native_imports_the_extension() -> None:
+    importers = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if "_C" in imports_of(p)}
+    assert importers <= {"ops/native.py", "cli/doctor.py"}
