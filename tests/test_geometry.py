@@ -65,10 +65,10 @@ def test_sizes_of_golden_node_cases(path):
         assert latent_size(size) == (latents[i][3], latents[i][2])
 
 
-@given(framed_regions(), st.floats(1, 100), st.none() | st.integers(1, 512))
-def test_crop_region_lies_in_the_frame_and_holds_the_bbox(framed, crop_factor, min_size):
+@given(framed_regions(), st.floats(1, 100))
+def test_crop_region_lies_in_the_frame_and_holds_the_bbox(framed, crop_factor):
     (frame_w, frame_h), bbox = framed
-    x1, y1, x2, y2 = make_crop_region(frame_w, frame_h, bbox, crop_factor, min_size)
+    x1, y1, x2, y2 = make_crop_region(frame_w, frame_h, bbox, crop_factor)
     assert 0 <= x1 < x2 <= frame_w
     assert 0 <= y1 < y2 <= frame_h
     assert x1 <= bbox[0]
@@ -82,7 +82,6 @@ def test_crop_region_at_an_edge_moves_inwards_at_full_size():
     assert make_crop_region(100, 80, (90, 70, 100, 80), 3.0) == (70, 50, 100, 80)
     assert make_crop_region(100, 80, (0, 0, 10, 10), 3.0) == (0, 0, 30, 30)
     assert make_crop_region(100, 80, (10, 10, 20, 20), 50.0) == (0, 0, 100, 80)
-    assert make_crop_region(100, 80, (40, 40, 44, 44), 1.0, min_size=20) == (32, 32, 52, 52)
 
 
 @given(framed_regions(), st.integers(1, 8))

@@ -15,23 +15,19 @@ PIXELS_PER_LATENT = 8
 """Pixels per latent along each side, in SD 1.5."""
 
 
-def make_crop_region(
-    frame_w: int, frame_h: int, bbox: Sequence[float], crop_factor: float, min_size: float | None = None
-) -> CropRegion:
-    """Enlarge ``bbox`` about its centre by ``crop_factor`` (to ``min_size`` at least), then move it into the frame.
+def make_crop_region(frame_w: int, frame_h: int, bbox: Sequence[float], crop_factor: float) -> CropRegion:
+    """Enlarge ``bbox`` about its centre by ``crop_factor``, then move it into the frame.
 
     A region that reaches over an edge is shifted inwards at full size; only one larger than the frame is cut.
     """
     x1, y1, x2, y2 = bbox
-    left, right = _place_side(frame_w, x1, x2, crop_factor, min_size)
-    top, bottom = _place_side(frame_h, y1, y2, crop_factor, min_size)
+    left, right = _place_side(frame_w, x1, x2, crop_factor)
+    top, bottom = _place_side(frame_h, y1, y2, crop_factor)
     return left, top, right, bottom
 
 
-def _place_side(limit: int, start: float, end: float, crop_factor: float, min_size: float | None) -> tuple[int, int]:
+def _place_side(limit: int, start: float, end: float, crop_factor: float) -> tuple[int, int]:
     size = (end - start) * crop_factor
-    if min_size is not None:
-        size = max(size, min_size)
     # The centre first and the truncation last: another order of these sums moves some regions by a pixel.
     placed = int(start + (end - start) / 2 - size / 2)
     if placed < 0:

@@ -89,7 +89,6 @@ def test_conditioning_has_the_shape_of_a_pipes(clip):
     assert extras.keys() == {"pooled_output"}
     assert torch.equal(extras["pooled_output"], pooled)
     assert not cond.requires_grad
-    assert clip.tokenize("a face") == tokenize("a face")
 
 
 @pytest.mark.parametrize("prefix", [LDM, "cond_stage_model.transformer.", "text_model.", ""])

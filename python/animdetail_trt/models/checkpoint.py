@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,11 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
         "sd15": "Give it as the checkpoint: --checkpoint FILE",
     }.get(kind, f"Choose {' or '.join(_ARTICLE[k] for k in wanted)}")
     raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
+
+
+def count_numbered(tensors: StateDict, pattern: str) -> int:
+    """How many there are of what keys number from 0: the pattern's group is the number."""
+    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, tensors) if match)
 
 
 @contextmanager

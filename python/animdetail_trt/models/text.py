@@ -50,10 +50,6 @@ class ClipText:
         inner.embeddings.position_ids = torch.arange(positions, device=device).unsqueeze(0)
         return cls(model.eval(), layer_count)
 
-    def tokenize(self, text: str) -> list[list[Token]]:
-        """The prompt as chunks of 77 (id, weight); see ``prompt.tokenize``."""
-        return tokenize(text)
-
     @torch.no_grad()
     def encode(self, text: str, *, clip_skip: int | None = None) -> tuple[Tensor, Tensor]:
         """Encode a prompt.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from animdetail_trt.models.checkpoint import Placement, StateDict, load_exactly
+from animdetail_trt.models.checkpoint import Placement, StateDict, count_numbered, load_exactly
 from animdetail_trt.models.motion import MotionModule, apply_motion_norms
 
 LDM_PREFIX = "model.diffusion_model."
@@ -39,12 +39,12 @@ def _ldm_layers_per_block(unet: StateDict) -> int:
 
 def unet_config(tensors: StateDict) -> dict[str, Any]:
     """The diffusers configuration that these weights (diffusers layout) were made for, read from their shapes."""
-    levels = _count(tensors, r"down_blocks\.(\d+)\.")
+    levels = count_numbered(tensors, r"down_blocks\.(\d+)\.")
     return {
         "in_channels": tensors["conv_in.weight"].shape[1],
         "out_channels": tensors["conv_out.weight"].shape[0],
         "block_out_channels": tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)),
-        "layers_per_block": _count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "layers_per_block": count_numbered(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
         "cross_attention_dim": next(t for k, t in tensors.items() if k.endswith("attn2.to_k.weight")).shape[1],
         "down_block_types": tuple(
             "CrossAttnDownBlock" if f"down_blocks.{i}.attentions.0.norm.weight" in tensors else "DownBlock"
@@ -56,10 +56,6 @@ def unet_config(tensors: StateDict) -> dict[str, Any]:
         ),
         "norm_num_groups": 32,
     }
-
-
-def _count(tensors: StateDict, pattern: str) -> int:
-    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, tensors) if match)
 
 
 def build_unet(tensors: StateDict, motion: MotionModule | None, source: str, place: Placement) -> UNet:

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from animdetail_trt.models.checkpoint import Placement, StateDict, load_exactly, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import (
+    Placement,
+    StateDict,
+    count_numbered,
+    load_exactly,
+    read_tensors,
+    require_kind,
+    shapes_of,
+)
 
 LDM_PREFIX = "first_stage_model."
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -37,7 +45,7 @@ def vae_from_ldm(tensors: StateDict) -> StateDict:
     prefix = LDM_PREFIX if any(key.startswith(LDM_PREFIX) for key in tensors) else ""
     vae = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     vae = {key: value for key, value in vae.items() if not key.startswith(("loss.", "model_ema."))}
-    levels = 1 + max(int(match[1]) for match in map(re.compile(r"encoder\.down\.(\d+)\.").match, vae) if match)
+    levels = count_numbered(vae, r"encoder\.down\.(\d+)\.")
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
     converted: StateDict = convert_ldm_vae_checkpoint(vae, blocks)
     return converted
@@ -45,19 +53,14 @@ def vae_from_ldm(tensors: StateDict) -> StateDict:
 
 def vae_config(tensors: StateDict) -> dict[str, Any]:
     """The diffusers configuration that these weights (diffusers layout) were made for, read from their shapes."""
-    levels = 1 + max(
-        int(match[1]) for match in map(re.compile(r"encoder\.down_blocks\.(\d+)\.").match, tensors) if match
-    )
-    layers = 1 + max(
-        int(match[1]) for match in map(re.compile(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.").match, tensors) if match
-    )
+    levels = count_numbered(tensors, r"encoder\.down_blocks\.(\d+)\.")
     return {
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
         "block_out_channels": tuple(
             tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)
         ),
-        "layers_per_block": layers,
+        "layers_per_block": count_numbered(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         "latent_channels": tensors["post_quant_conv.weight"].shape[0],
     }
 
