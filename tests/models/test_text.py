@@ -9,7 +9,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from animdetail_trt.errors import CheckpointError, InputError
-from animdetail_trt.models.prompt import tokenize
 from animdetail_trt.models.text import ClipText, guess_head_count
 
 GOLDEN = Path(__file__).parents[1] / "golden"
