@@ -12,7 +12,7 @@ import torch
 
 import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import InputError, SamplingError
 
 FRAMES, HEIGHT, WIDTH = 2, 40, 48
 SETTINGS: dict[str, Any] = {
@@ -97,7 +97,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         r"segment 0: bbox must be four numbers.*\(1, 2, 9\)",
     ),
     ("bbox NaN", {"segs": make_segs(make_seg(bbox=(1, 2, 9, float("nan"))))}, "bbox must be four numbers"),
-    ("guide_size infinite", {"guide_size": float("inf")}, "guide_size inf must be above 0 and finite"),
+    ("guide_size infinite", {"guide_size": float("inf")}, "guide_size inf must be a number above 0 and finite"),
     (
         "levels twice",
         {"sampler_name": "dpmpp_2m", "scheduler": "simple", "steps": 20, "denoise": 0.01},
@@ -123,7 +123,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("hook", {"detailer_hook": object()}, r"must have post_paste\(frames\), and object has not"),
     ("seed below 0", {"seed": -1}, "seed -1 must be from 0"),
     ("seed above 64 bits", {"seed": 2**64}, "must be from 0 to 2"),
-    ("cfg NaN", {"cfg": float("nan")}, "cfg nan must be a finite number"),
+    ("cfg NaN", {"cfg": float("nan")}, "cfg nan must be a number from 0"),
     ("sampler", {"sampler_name": "eular"}, "unknown sampler 'eular'. Choose one of: euler, euler_ancestral, heun"),
     (
         "scheduler",
@@ -132,8 +132,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("feather", {"feather": -1}, "feather -1 must be a whole number"),
     ("noise mask feather", {"noise_mask_feather": 2.5}, "noise_mask_feather 2.5 must be a whole number"),
-    ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be above 0"),
-    ("max_size", {"max_size": -8}, "max_size -8 must be above 0"),
+    ("guide_size text", {"guide_size": "512"}, "guide_size '512' must be a number"),
+    ("denoise None", {"denoise": None}, "denoise None must be above 0"),
+    ("cfg text", {"cfg": "8"}, "cfg '8' must be a number"),
+    ("samplers", {"sampler_name": ["euler"]}, r"unknown sampler \['euler'\]"),
+    ("schedulers", {"scheduler": ["normal"]}, r"unknown scheduler \['normal'\]"),
+    ("mask of bytes", {"segs": make_segs(make_seg(cropped_mask=np.full((24, 24), 255, np.uint8)))}, "Divide 8-bit"),
+    ("header of infinity", {"segs": ((float("inf"), 40), [make_seg()])}, r"segs must be \(\(height, width\)"),
+    ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be a number above 0"),
+    ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
     ("foreign model", {"basic_pipe": (1, 2, 3, 4, 5)}, "must come from load_pipe"),
     ("ControlNet", {"segs": make_segs(make_seg(control_net_wrapper=object()))}, "carries a ControlNet"),
@@ -189,6 +196,7 @@ def test_more_frames_than_positions(tiny: Path) -> None:
     [
         ({"schedule": "standart_static"}, "unknown context schedule 'standart_static'. Choose one of: standard_static"),
         ({"context_length": 0}, "context_length 0 must be at least 1"),
+        ({"context_length": 4.0}, "context_length 4.0 must be a whole number"),
         ({"context_length": 8, "context_overlap": 8}, "context_overlap 8 must be at least 0 and smaller"),
         ({"context_stride": 2}, "context_stride 1"),
     ],
@@ -196,6 +204,16 @@ def test_more_frames_than_positions(tiny: Path) -> None:
 def test_bad_context(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         adt.ContextOptions(**arguments)
+
+
+def test_nan_out_of_sampling_is_no_picture(tiny: Path) -> None:
+    """float16 overflows, or a checkpoint is damaged: black patches would be pasted without a word."""
+    sd15 = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu", dtype="float32")
+    sd15.model.unet.module.conv_out.bias[0] = torch.nan
+    with pytest.raises(SamplingError, match="segment 0: sampling gave NaN"):
+        adt.DetailerForEachPipeForAnimateDiff.doit(
+            make_frames(), make_segs(), basic_pipe=sd15.with_conditioning(tokens(), tokens()), **SETTINGS
+        )
 
 
 def test_a_prompt_without_a_text_encoder(pipe: adt.BasicPipe) -> None:

@@ -11,13 +11,14 @@ PACKAGE = Path(animdetail_trt.__file__).parent
 # What each part may import of the others; a part may always import itself.
 MAY_IMPORT = {
     "errors": set(),
+    "checks": set(),
     "segs": set(),
     "geometry": {"errors", "segs"},
     "ops": {"errors", "segs", "_C"},
     "backends": {"errors"},
-    "sampling": {"errors", "backends"},
+    "sampling": {"errors", "checks", "backends"},
     "models": {"errors", "backends", "sampling"},
-    "detailer": {"errors", "segs", "geometry", "ops", "backends", "sampling"},
+    "detailer": {"errors", "checks", "segs", "geometry", "ops", "backends", "sampling"},
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},
     "cli": {"errors", "segs", "models", "backends", "sampling", "detailer", "media", "detect", "__version__", "_C"},

@@ -15,6 +15,10 @@ class CheckpointError(AnimDetailError):
     """A model file is missing, damaged, or not what it was given as."""
 
 
+class SamplingError(AnimDetailError):
+    """Sampling went wrong: what came out is no picture."""
+
+
 class MediaError(AnimDetailError):
     """A video, an image folder or a SEGS file cannot be read or written."""
 

@@ -207,6 +207,14 @@ def test_a_motion_module_that_lacks_a_table_is_named(tiny: Path, tmp_path: Path)
         adt.load_pipe(tiny / "tiny_sd15.safetensors", motion_module=tmp_path / "mm.safetensors")
 
 
+def test_a_quantised_checkpoint_is_named(tiny: Path, tmp_path: Path) -> None:
+    tensors = load_file(tiny / "tiny_sd15.safetensors")
+    tensors["model.diffusion_model.out.2.weight"] = tensors["model.diffusion_model.out.2.weight"].to(torch.int8)
+    save_file(tensors, tmp_path / "int8.safetensors")
+    with pytest.raises(CheckpointError, match="has quantised 1 tensors"):
+        adt.load_pipe(tmp_path / "int8.safetensors")
+
+
 def test_unknown_choices_list_the_known(tiny: Path) -> None:
     sd15 = tiny / "tiny_sd15.safetensors"
     for arguments, words in (
@@ -214,6 +222,8 @@ def test_unknown_choices_list_the_known(tiny: Path) -> None:
         ({"dtype": "int8"}, "unknown dtype 'int8'. Choose auto, float32"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "mps"}, "device 'mps' is not supported"),
+        ({"vae": 5}, "vae must be a path, not 5"),
+        ({"context": 16}, "context must be ContextOptions, not 16"),
         ({"loras": [("a.safetensors", 1.0)]}, "does not merge LoRAs"),
     ):
         with pytest.raises(adt.AnimDetailError, match=words):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import (
@@ -164,8 +164,8 @@ class SEGSPaste:
         frames = check_frames(image)
         reference = None if ref_image_opt is None else check_frames(ref_image_opt)
         check_feather("feather", feather)
-        if not 0 <= alpha <= 255:
-            raise InputError(f"alpha {alpha} must be from 0 to 255")
+        if not is_number(alpha) or not 0 <= alpha <= 255:
+            raise InputError(f"alpha {alpha!r} must be from 0 to 255")
         if reference is not None:  # a crop of its own is then not looked at
             segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
         _, items = scale_segs(segs, _size(frames))
@@ -236,7 +236,7 @@ def check_frames(image_frames: Any) -> Tensor:
 
 
 def check_feather(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+    if not is_whole(value) or not 0 <= value < 2**31:
         raise InputError(f"{name} {value!r} must be a whole number of pixels, 0 or more")
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.checks import is_number
 from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
@@ -28,8 +29,8 @@ class SizeSettings:
 
     def __post_init__(self) -> None:
         for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
-            if not 0 < value < math.inf:
-                raise InputError(f"{name} {value} must be above 0 and finite")
+            if not is_number(value) or not 0 < value < math.inf:
+                raise InputError(f"{name} {value!r} must be a number above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _check_segs(segs: Any) -> SEGS:
     try:
         (height, width), items = segs
         header, items = (int(height), int(width)), [SEG(*item) for item in items]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
     return header, [
         seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index))

@@ -12,6 +12,7 @@ from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.detailer.masks import sampling_mask
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.errors import SamplingError
 from animdetail_trt.geometry import PIXELS_PER_LATENT, latent_crop
 from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
@@ -44,6 +45,11 @@ def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: i
     mask = sampling_mask(plan.mask, count, painter.noise_mask_feather, plan.work_size)
     with timed(observer, index, "sample"):
         latent = _sample(latent, mask, painter, index, observer)
+    if not torch.isfinite(latent).all():
+        raise SamplingError(
+            f"segment {index}: sampling gave NaN or infinity, which would be pasted as black. Use dtype float32 "
+            "(--dtype float32), smaller prompt weights, or another checkpoint: this one may be damaged"
+        )
     with timed(observer, index, "decode"):
         return decode_crop(latent, plan.crop_size, painter.vae)
 

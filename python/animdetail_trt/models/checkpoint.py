@@ -184,7 +184,13 @@ def load_exactly(module: torch.nn.Module, tensors: StateDict, source: str, place
     missing = sorted(shapes.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - shapes.keys())
     misshapen = [key for key in shapes.keys() & tensors.keys() if shapes[key] != tensors[key].shape]
-    for what, names in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", sorted(misshapen))):
+    whole_numbers = sorted(key for key, value in tensors.items() if not value.is_floating_point())
+    for what, names in (
+        ("has quantised", whole_numbers),
+        ("lacks", missing),
+        ("has unknown", unexpected),
+        ("has misshapen", sorted(misshapen)),
+    ):
         if names:
             raise CheckpointError(
                 f"{source} {what} {len(names)} tensors, the first of them {names[0]!r}. "

@@ -88,7 +88,12 @@ def load_pipe(
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
     """
     if loras:
-        raise InputError(f"{len(loras)} LoRAs were given; this version does not merge LoRAs. Merge them beforehand")
+        raise InputError(f"loras {loras!r:.80}: this version does not merge LoRAs. Merge them beforehand")
+    for name, path in (("checkpoint", checkpoint), ("motion_module", motion_module), ("vae", vae)):
+        if not isinstance(path, str | Path) and (path is not None or name == "checkpoint"):
+            raise InputError(f"{name} must be a path, not {path!r}")
+    if context is not None and not isinstance(context, ContextOptions):
+        raise InputError(f"context must be ContextOptions, not {context!r:.80}")
     choose_backend(backend)
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
@@ -150,8 +155,19 @@ def _read_folder(folder: Path) -> Parts:
     vae = _folder_part(folder, "vae", "diffusion_pytorch_model")
     text = _folder_part(folder, "text_encoder", "model")
     config = folder / "text_encoder" / "config.json"
-    heads = json.loads(config.read_text()).get("num_attention_heads") if config.exists() else None
-    return Parts(unet, None if vae is None else vae_from_diffusers(vae), text, heads)
+    return Parts(unet, None if vae is None else vae_from_diffusers(vae), text, _head_count(config))
+
+
+def _head_count(config: Path) -> int | None:
+    if not config.exists():
+        return None
+    try:
+        heads = json.loads(config.read_text(encoding="utf-8")).get("num_attention_heads")
+    except (AttributeError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {config}: {error}. Copy it again") from error
+    if heads is not None and (not isinstance(heads, int) or heads < 1):
+        raise CheckpointError(f"{config}: num_attention_heads is {heads!r}; it must be a whole number above 0")
+    return heads
 
 
 def _folder_part(folder: Path, part: str, stem: str) -> StateDict | None:

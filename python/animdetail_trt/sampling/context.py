@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
 
 _SCHEDULES = ("standard_static",)
@@ -31,6 +32,10 @@ class ContextOptions:
     def __post_init__(self) -> None:
         if self.schedule not in _SCHEDULES:
             raise InputError(f"unknown context schedule {self.schedule!r}. Choose one of: {', '.join(_SCHEDULES)}")
+        for name in ("context_length", "context_overlap", "context_stride"):
+            value = getattr(self, name)
+            if not is_whole(value):
+                raise InputError(f"{name} {value!r} must be a whole number")
         if self.context_length < 1:
             raise InputError(f"context_length {self.context_length} must be at least 1")
         if not 0 <= self.context_overlap < self.context_length:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from animdetail_trt.checks import is_number
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.masked import latent_mask
@@ -27,8 +28,8 @@ class Refiner:
     ratio: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"refiner_ratio {self.ratio} must be from 0 to 1")
+        if not is_number(self.ratio) or not 0 <= self.ratio <= 1:
+            raise InputError(f"refiner_ratio {self.ratio!r} must be from 0 to 1")
 
 
 def ksample_refined(

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.context import check_context
 from animdetail_trt.sampling.guidance import Conditioning, guided, prompt_tokens
@@ -49,16 +49,16 @@ class SampleSettings:
                 f"scheduler_func must be called with (model, sampler_name, steps): {self.scheduler_func!r}"
             )
         for name, value in (("steps", self.steps), ("seed", self.seed)):
-            if not isinstance(value, Integral) or isinstance(value, bool):
+            if not is_whole(value):
                 raise InputError(f"{name} {value!r} must be a whole number")
         if self.steps < 1:
             raise InputError(f"steps {self.steps} must be at least 1")
-        if not 0 < self.denoise <= 1:
-            raise InputError(f"denoise {self.denoise} must be above 0 and at most 1")
+        if not is_number(self.denoise) or not 0 < self.denoise <= 1:
+            raise InputError(f"denoise {self.denoise!r} must be above 0 and at most 1")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed {self.seed} must be from 0 to 2^64 - 1")
-        if not math.isfinite(self.cfg) or self.cfg < 0:
-            raise InputError(f"cfg {self.cfg} must be a finite number, 0 or more")
+        if not is_number(self.cfg) or not 0 <= self.cfg < 1e6:
+            raise InputError(f"cfg {self.cfg!r} must be a number from 0 to a million")
 
     @property
     def total_steps(self) -> int:

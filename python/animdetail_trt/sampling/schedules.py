@@ -131,7 +131,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def check_scheduler(name: str) -> None:
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise InputError(f"unknown scheduler {name!r}. Choose one of: {', '.join(SCHEDULES)}")
 
 

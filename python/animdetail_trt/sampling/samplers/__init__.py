@@ -42,7 +42,7 @@ NEED_FALLING_SIGMAS = {"lms", "dpmpp_2m", "ipndm_v"}
 
 
 def check_sampler(name: str) -> None:
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise InputError(f"unknown sampler {name!r}. Choose one of: {', '.join(SAMPLERS)}")
 
 
