@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "detailer": {"errors", "checks", "segs", "geometry", "ops", "backends", "sampling"},
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},
+    "__main__": {"cli"},
     "cli": {"errors", "segs", "models", "backends", "sampling", "detailer", "media", "detect", "__version__", "_C"},
 }
 

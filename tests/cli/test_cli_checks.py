@@ -102,6 +102,8 @@ def test_names_that_are_unknown(refused: Callable[..., str]) -> None:
         ("context_length", 0, "Use 1 or more"),
         ("fps", "fast", "no frame rate"),
         ("fps", "1/0", "no frame rate"),
+        ("fps", "1e-9", "out of range"),
+        ("fps", "1000.01", "out of range"),
         ("guide_size_for", "face", "choose from"),
     ],
 )
@@ -173,3 +175,57 @@ def test_damaged_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
 def test_saved_segs_replace_no_file_that_was_not_named(refused: Callable[..., str], tmp_path: Path) -> None:
     save_file({"face": np.ones((4, 4), np.float32)}, tmp_path / "own.masks.safetensors")
     assert "own.masks.safetensors" in refused(save_segs=tmp_path / "own.json")
+
+
+def test_an_output_replaces_no_input(refused: Callable[..., str], folder: Path, segs: Path, tmp_path: Path) -> None:
+    image = folder / "shot8.png"
+    assert "--output" in refused(input=image, output=folder)
+    assert "same file as IN" in refused(input=folder, output=folder)
+    assert "same file as IN" in refused(input=folder, output=tmp_path / "out", preview=image)
+    link = tmp_path / "link.png"
+    link.symlink_to(image)
+    assert "same file as IN" in refused(input=folder, output=tmp_path / "out", preview=link)
+
+    mask = write_mask(tmp_path / "masks" / "m1.png", (64, 48), (10, 10, 40, 40))
+    assert "same file as --masks" in refused(segs=None, masks=mask.parent, preview=mask)
+    segs.write_text('{"size": [48, 64], "segs": [{"bbox": [10, 10, 40, 40], "mask": "masks/m1.png"}]}')
+    assert "same file as a mask of --segs" in refused(preview=mask)
+    mask.rename(mask.with_name("shot8.png"))
+    one_mask = {"segs": None, "masks": mask.parent}
+    assert "same file as --masks" in refused(input=image, output=mask.parent, **one_mask)
+
+
+def test_an_output_replaces_no_model(refused: Callable[..., str], checkpoint: Path) -> None:
+    assert "same file as --checkpoint" in refused(report=checkpoint)
+    (checkpoint.parent / "diffusers").mkdir()
+    part = checkpoint.parent / "diffusers" / "model_index.json"
+    part.write_text("{}")
+    assert "same file as --checkpoint" in refused(checkpoint=part.parent, report=part)
+
+
+def test_an_output_replaces_no_output(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "same file as --report" in refused(save_segs=tmp_path / "v.json", report=tmp_path / "v.masks.safetensors")
+    (tmp_path / "out").mkdir()
+    first = tmp_path / "out" / "frame_000001.png"
+    assert "same file as --output" in refused(output=tmp_path / "out", preview=first)
+    assert "among the frames" in refused(output=tmp_path / "out", preview=first.with_name("frame_999999.png"))
+
+
+def test_outputs_that_are_folders(refused: Callable[..., str], tmp_path: Path) -> None:
+    for name in (tmp_path, ".", ""):
+        assert "it is a folder. Name a file" in refused(report=name)
+        assert "it is a folder. Name a file" in refused(save_segs=name)
+
+
+def test_paths_that_the_file_system_refuses(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "File name too long" in refused(input=tmp_path / ("x" * 300))
+    assert "File name too long" in refused(output=tmp_path / ("x" * 300 + ".mp4"))
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name in ("input", "output", "preview", "checkpoint"):
+        assert "loop.png" in refused(**{name: tmp_path / "loop.png"})
+
+
+def test_a_sheet_too_tall_for_its_format(refused: Callable[..., str], segs: Path, tmp_path: Path) -> None:
+    entries = ", ".join(['{"bbox": [10, 10, 40, 40]}'] * 20)
+    segs.write_text(f'{{"size": [48, 64], "segs": [{entries}]}}')
+    assert "Use fewer --preview-rows" in refused(preview=tmp_path / "sheet.webp", preview_rows=64)

@@ -151,14 +151,18 @@ def test_disk_full_while_writing_keeps_what_was_there(
         assert output.read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+)
 def test_out_of_memory_names_the_remedy(
     run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: Exception,
 ) -> None:  # fmt: skip
     import animdetail_trt.detailer.detailer as detailer
 
     def exhausted(*args: Any, **options: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(detailer.DetailerForEachPipeForAnimateDiff, "doit", staticmethod(exhausted))
     outcome = run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q")
@@ -195,3 +199,14 @@ def test_end_to_end_with_tiny_models(
     (again := tmp_path / "again").mkdir()
     assert run("detail", video, "-o", again / "out.mkv", *argv, "--seed", 1, "-q").code == 0
     assert not torch.equal(read_video(probe_video(again / "out.mkv"))[0], after)
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(1, 0), (4, 1), (8, 2), (16, 4), (32, 4)])
+def test_the_overlap_follows_the_context_length(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
+    length: int, overlap: int,
+) -> None:  # fmt: skip
+    argv = ["-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "--context-length", length, "-q"]
+    assert run("detail", video, *argv).code == 0
+    context = fake_models.loaded[0][1]["context"]
+    assert (context.context_length, context.context_overlap) == (length, overlap)

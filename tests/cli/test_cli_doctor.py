@@ -56,3 +56,11 @@ def test_abilities_follow_from_findings() -> None:
     able = doctor.judge([doctor.Finding(name, "ok", "") for name in (*models, "cuda device")])
     assert able["detail on a CUDA GPU"]
     assert not able["TensorRT engines"]
+
+
+def test_nothing_is_to_be_installed_for_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    engines = ("tensorrt", "tensorrt_rtx", "onnx", "polygraphy", "cuda")
+    remedies = [finding.remedy for finding in doctor.examine() if finding.name in engines]
+    assert len(remedies) == len(engines)
+    assert all("come with a later version" in remedy and "pip" not in remedy for remedy in remedies)

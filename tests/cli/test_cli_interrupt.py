@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a run: no output, no partial file, what was there is kept."""
+"""Ctrl-C, SIGTERM and SIGHUP in the middle of a run: no output, no partial file, what was there is kept."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_stopped_while_sampling(
-    tiny_checkpoint: Path, video: Path, segs: Path, tmp_path: Path, sent: signal.Signals, code: int
+    tiny_checkpoint: Path, video: Path, segs: Path, tmp_path: Path, sent: str, code: int
 ) -> None:
     output = tmp_path / "out.mp4"
     output.write_text("old")
@@ -39,7 +39,7 @@ def test_stopped_while_sampling(
         assert line, f"ended early: {seen}"
         seen += line
     time.sleep(0.3)
-    process.send_signal(sent)
+    process.send_signal(getattr(signal, sent))
     _, rest = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,8 +35,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_module_runs() -> None:
-    done = subprocess.run([sys.executable, "-m", "animdetail_trt.cli", "--version"], capture_output=True, text=True)
+@pytest.mark.parametrize("module", ["animdetail_trt", "animdetail_trt.cli"])
+def test_module_runs(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -62,3 +64,25 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(doctor, "run", interrupt)
     assert main(["doctor"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+_PRINTS = """
+import sys
+from animdetail_trt.cli import doctor, main
+doctor.run = lambda args: print(sys.argv[1] * 100) or 0
+sys.exit(main(["doctor"]))
+"""
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", _PRINTS, "x"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_terminal_that_lacks_a_letter() -> None:
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", _PRINTS, "\u2713"], capture_output=True, env=ascii_only)
+    assert (done.returncode, done.stdout.strip()) == (0, b"?" * 100)

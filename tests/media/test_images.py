@@ -103,3 +103,20 @@ def test_names_that_would_clash_are_told(tmp_path: Path) -> None:
 def test_unknown_image_suffix(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"\.tga"):
         write_image(tmp_path / "out.tga", torch.zeros(2, 2, 3))
+
+
+def test_animated_images_are_refused(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    for suffix in (".png", ".webp"):
+        path = tmp_path / f"moving{suffix}"
+        pictures[0].save(path, save_all=True, append_images=pictures[1:])
+        with pytest.raises(MediaError, match="is animated"):
+            image_size(path)
+    pictures[0].save(tmp_path / "camera.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    assert image_size(tmp_path / "camera.jpg") == (8, 8)
+
+
+def test_a_folder_with_the_name_of_an_image_is_no_image(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").mkdir()
+    assert list_images(tmp_path) == [tmp_path / "1.png"]

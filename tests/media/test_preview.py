@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from animdetail_trt.media.preview import SheetFrame, contact_sheet, pick_rows, save_sheet
+from animdetail_trt.errors import MediaError
+from animdetail_trt.media.preview import SheetFrame, check_sheet, contact_sheet, pick_rows, save_sheet
 from animdetail_trt.segs import SEG
 
 RED, GREEN = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
@@ -62,3 +63,19 @@ def test_saved_whole(tmp_path: Path, suffix: str) -> None:
     save_sheet(tmp_path / f"sheet{suffix}", sheet)
     assert [path.name for path in tmp_path.iterdir()] == [f"sheet{suffix}"]
     assert Image.open(tmp_path / f"sheet{suffix}").size == sheet.size
+
+
+def test_a_sheet_that_the_format_cannot_hold(tmp_path: Path) -> None:
+    for name in ("sheet.webp", "sheet.jpg"):
+        check_sheet(tmp_path / name, 4, 8)
+        with pytest.raises(MediaError, match=r"64 rows for each of 8 segments is 91\d+ pixels tall"):
+            check_sheet(tmp_path / name, 64, 8)
+    check_sheet(tmp_path / "sheet.png", 64, 8)
+
+
+def test_the_tallest_webp_is_written(tmp_path: Path) -> None:
+    """One row more is refused before the work, and this one is not in vain."""
+    check_sheet(tmp_path / "sheet.webp", 90, 1)
+    with pytest.raises(MediaError, match="pixels tall"):
+        check_sheet(tmp_path / "sheet.webp", 92, 1)
+    save_sheet(tmp_path / "sheet.webp", sheet_of(rows=90))

@@ -12,9 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 from animdetail_trt.errors import MediaError
-from animdetail_trt.media.segs_file import read_segs, write_segs
+from animdetail_trt.media.segs_file import named_masks, read_segs, write_segs
 from animdetail_trt.segs import SEG
 
 
@@ -26,14 +27,14 @@ def put(folder: Path, *segs: Any, size: Any = (48, 64)) -> Path:
 
 @st.composite
 def seg(draw: st.DrawFn) -> SEG:
-    x1, y1 = draw(st.integers(-20, 40)), draw(st.integers(-20, 40))
     w, h = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    x1, y1 = draw(st.integers(1 - w, 63)), draw(st.integers(1 - h, 47))
     count = draw(st.sampled_from([None, 1, 3]))
     shape = (h, w) if count is None else (count, h, w)
     mask: Any = np.random.default_rng(draw(st.integers(0, 99))).random(shape, dtype=np.float32)
     if draw(st.booleans()):
         mask = torch.from_numpy(mask)
-    return SEG(None, mask, draw(st.floats(0, 1)), (x1, y1, x1 + w, y1 + h), (x1, y1, x1 + 1, y1 + 1), draw(st.text()))
+    return SEG(None, mask, draw(st.floats(0, 1)), (x1, y1, x1 + w, y1 + h), (x1, y1, x1 + w, y1 + h), draw(st.text()))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,6 +92,15 @@ def test_masks_from_an_image_and_from_a_folder(tmp_path: Path) -> None:
         ({"bbox": [0, 0, True, 5]}, "list of 4 whole numbers"),
         ({"bbox": [5, 0, 5, 5]}, "no area"),
         ({"bbox": [0, 0, 5, 5], "confidence": "high"}, "confidence is 'high'"),
+        ({"bbox": [0, 0, 5, 5], "confidence": float("nan")}, "confidence is 'nan'"),
+        ({"bbox": [0, 0, 5, 5], "confidence": float("inf")}, "confidence is 'inf'"),
+        ({"bbox": [0, 0, 5, 5], "confidence": 10**400}, "confidence is '1000"),
+        ({"bbox": [0, 0, 5, 5], "confidence": 101}, "confidence is 101"),
+        ({"bbox": [64, 0, 70, 5]}, r"\[64, 0, 70, 5\] lies outside the frame of 64x48"),
+        ({"bbox": [0, -9, 5, 0]}, "lies outside the frame"),
+        ({"bbox": [0, 0, 5, 5], "mask": ""}, "mask '' names no file"),
+        ({"bbox": [0, 0, 5, 5], "mask": "."}, r"mask '\.' names no file"),
+        ({"bbox": [0, 0, 5, 5], "mask": "#"}, "mask '#' names no file"),
         ({"bbox": [0, 0, 5, 5], "maks": "a.png"}, "unknown field 'maks'"),
         ({"bbox": [0, 0, 5, 5], "mask": 3}, "mask is 3"),
         ({"bbox": [0, 0, 5, 5], "mask": "none.png"}, r"none\.png does not exist"),
@@ -109,7 +119,27 @@ def test_a_missing_mask_key_is_named(tmp_path: Path) -> None:
         read_segs(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"size": [1, 2]}', "\x00"])
+@pytest.mark.parametrize("value", [255.0, -1.0, float("nan")])
+def test_a_mask_of_bytes_is_refused(tmp_path: Path, value: float) -> None:
+    save_file({"m": torch.full((2, 2), value)}, tmp_path / "a.safetensors")
+    with pytest.raises(MediaError, match=r"a\.safetensors#m holds values outside 0\.\.1\. Divide by 255"):
+        read_segs(put(tmp_path, {"bbox": [0, 0, 2, 2], "mask": "a.safetensors#m"}))
+
+
+def test_masks_that_are_named(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "masks" / "1.png")
+    path = put(tmp_path, *({"mask": name} for name in ("face.png", "a.safetensors#1", "masks")), {"bbox": [0, 0, 1, 1]})
+    assert named_masks(path) == [tmp_path / "face.png", tmp_path / "a.safetensors", tmp_path / "masks" / "1.png"]
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = put(tmp_path, {"bbox": [20, 16, 30, 24]})
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(read_segs(path)[1]) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"size": [1, 2]}', "\x00", "[" * 100_000, "1" * 5000])
 def test_foreign_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "segs.json").write_text(text)
     with pytest.raises(MediaError, match=r"segs\.json"):

@@ -101,3 +101,50 @@ def test_strange_files_in_an_output_folder_are_refused(tmp_path: Path) -> None:
         check_folder_free(tmp_path, ["a.png", "b.png"])
     with pytest.raises(MediaError, match="is a file"):
         check_folder_free(tmp_path / "a.png", [])
+
+
+def test_a_link_is_kept_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    real, link = tmp_path / "disk" / "real.mp4", tmp_path / "link.mp4"
+    real.write_text("old")
+    link.symlink_to(real)
+    check_writable(link)
+    with staged_file(link) as partial:
+        partial.write_text("new")
+        assert partial.parent == real.parent
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert names(tmp_path / "disk") == ["real.mp4"]
+
+
+def test_a_linked_folder_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with staged_folder(tmp_path / "link") as partial:
+        (partial / "a.png").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "real") == ["a.png"]
+
+
+def test_what_is_no_ordinary_file_is_refused(tmp_path: Path) -> None:
+    for target in (tmp_path, Path()):
+        with pytest.raises(MediaError, match="it is a folder. Name a file"):
+            check_writable(target)
+    with pytest.raises(MediaError, match="/dev/null: it is no ordinary file"):
+        check_writable(Path("/dev/null"))
+
+
+def test_names_up_to_the_limit_of_the_file_system(tmp_path: Path) -> None:
+    longest = tmp_path / ("x" * 251 + ".mp4")
+    check_writable(longest)
+    with staged_file(longest) as partial:
+        partial.write_text("new")
+    assert names(tmp_path) == [longest.name]
+    with pytest.raises(MediaError, match="File name too long"):
+        check_writable(tmp_path / ("x" * 252 + ".mp4"))
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "a.mp4")
+    with pytest.raises(MediaError, match=r"cannot write .*a\.mp4"):
+        check_writable(tmp_path / "a.mp4")

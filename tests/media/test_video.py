@@ -276,3 +276,42 @@ def test_a_write_that_stops_half_way_keeps_the_old_video(
         write_video(target, frames, info.style, stamps, on_frame=stop)
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "small.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi"])
+def test_sound_that_is_refused_only_at_the_end_is_found_before(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg's MP4 muxer takes PCM packets and fails at the trailer."""
+    path = make_video(tmp_path / f"in{suffix}", patches(64, 48, 6), sound="pcm_s16le")
+    info = probe_video(path)
+    with pytest.raises(MediaError, match=r"a \.mp4 file cannot hold .*pcm_s16le.*--no-sound"):
+        check_video_output(tmp_path / "out.mp4", info.width, info.height, info.style)
+    frames, stamps = read_video(info)
+    with pytest.raises(MediaError, match=r"cannot write .*out\.mp4"):
+        write_video(tmp_path / "out.mp4", frames, info.style, stamps)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_full_disk_is_not_the_containers_fault(
+    small_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise av.error.OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("animdetail_trt.media.video._Sound.mux_until", full)
+    info = probe_video(small_video)
+    with pytest.raises(MediaError, match="the disk is full"):
+        check_video_output(tmp_path / "out.mp4", info.width, info.height, info.style)
+
+
+def test_tags_that_are_no_text(small_video: Path, tmp_path: Path) -> None:
+    """As old cameras and rippers write them."""
+    path = tmp_path / "tagged.mkv"
+    with av.open(str(small_video)) as source, av.open(str(path), "w") as target:
+        target.metadata["title"] = "PLACEHOLDER"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"PLACEHOLDER", b"\xff\xfe" + b"x" * 9))
+    assert len(read_video(probe_video(path))[0]) == 6

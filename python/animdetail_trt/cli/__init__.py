@@ -6,6 +6,8 @@ Only argparse is imported here; a command imports what it needs when it runs, so
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import signal
 import sys
 import threading
@@ -19,18 +21,28 @@ from animdetail_trt.errors import AnimDetailError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-EXIT_TERMINATED = 143  # 128 + SIGTERM
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _COMMANDS = (detail, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. 0 done, 2 an error that names its remedy on stderr, 130 Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    """Run one command; returns the exit code.
+
+    0 done, 2 an error that names its remedy on stderr, 128 + N stopped by signal N: Ctrl-C, a reader that left.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a tick or a name that the terminal's encoding lacks
     try:
-        with _sigterm_as_exit():
+        args = build_parser().parse_args(argv)
+        with _signals_as_exit():
             code: int = args.run(args)
-            return code
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python flushes once more at the end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except AnimDetailError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
@@ -52,17 +64,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that partial files are removed."""
+def _signals_as_exit() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that partial files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave(_signal: int, _frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_TERMINATED)
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    stops = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    # nohup ignores SIGHUP, and so it stays.
+    before = {number: signal.signal(number, leave) for number in stops if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -123,9 +123,10 @@ def parse_rate(text: str) -> Fraction:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no frame rate. Write 8, 23.976 or 30000/1001") from None
+    rate = rate.limit_denominator(1001)
     if not 0 < rate <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} frames per second is out of range. Use more than 0, at most 1000")
-    return rate.limit_denominator(1001)
+        raise argparse.ArgumentTypeError(f"{text} frames per second is out of range. Use 1/1001 to 1000")
+    return rate
 
 
 @dataclass
@@ -143,16 +144,19 @@ class Timings:
 
 def run(args: argparse.Namespace) -> int:
     from animdetail_trt.cli.progress import open_display
+    from animdetail_trt.media.preview import check_sheet
 
     timings = Timings()
     with open_display(quiet=args.quiet) as display:
-        with timings.phase("check"), display.phase("checking"):
+        with timings.phase("check"), display.phase("checking"), _file_errors():
             source, sink = _check(args)
             find_segs = _segment_finder(args, source)
         with timings.phase("read"), display.phase(f"reading {source.path.name}", source.frame_count or None) as tick:
             clip = source.read(tick)
         with timings.phase("find"), display.phase("finding segments"):
             segs = find_segs(clip)
+            if args.preview:
+                check_sheet(args.preview, min(args.preview_rows, len(clip.frames)), len(segs[1]))
         _run_models(args, clip, sink, segs, timings, display)
     count = len(segs[1])
     print(f"{sink.path}: {_describe(clip)}, {count} segment{'s' if count != 1 else ''} detailed")
@@ -190,6 +194,7 @@ def _run_models(
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     """All that can be known to be wrong before the first frame is decoded."""
+    from animdetail_trt.cli.paths import check_paths_differ
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
@@ -198,15 +203,16 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
         if path is not None and not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
     _check_model_files(args)
-    _check_paths_differ(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
         raise MediaError(f"--preview {args.preview} is no image name. Use one of {', '.join(_SHEET_SUFFIXES)}.")
-    source = open_source(args.input)
-    sink = open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
     for path in (args.preview, args.report, args.save_segs):
         if path is not None:
             check_writable(path)
-    return source, sink
+    if args.save_segs is not None:
+        _check_saved_segs(args.save_segs)
+    source = open_source(args.input)
+    check_paths_differ(args, source)
+    return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
 
 
 def _check_model_files(args: argparse.Namespace) -> None:
@@ -236,30 +242,15 @@ def _check_names(args: argparse.Namespace) -> None:
     _context(args)
 
 
-def _check_paths_differ(args: argparse.Namespace) -> None:
-    """No output may take the place of an input or of another output, and none of a file that was not named."""
+def _check_saved_segs(path: Path) -> None:
+    """The masks beside a SEGS file replace none that belong to another."""
     from animdetail_trt.media.segs_file import masks_path_of
+    from animdetail_trt.media.staging import check_writable
 
-    if args.save_segs is not None:
-        masks_path = masks_path_of(args.save_segs)
-        if masks_path.exists() and not (args.save_segs.exists() and masks_path.is_file()):
-            raise MediaError(f"--save-segs would write its masks over {masks_path}. Choose another name.")
-    inputs = {"IN": args.input, "--segs": args.segs, "--masks": args.masks, "--checkpoint": args.checkpoint,
-              "--motion-module": args.motion_module, "--vae": args.vae}  # fmt: skip
-    outputs = {
-        "--output": args.output,
-        "--preview": args.preview,
-        "--report": args.report,
-        "--save-segs": args.save_segs,
-        "the masks of --save-segs": args.save_segs and masks_path_of(args.save_segs),
-    }
-    seen = {path.resolve(): flag for flag, path in inputs.items() if path is not None}
-    for flag, path in outputs.items():
-        if path is None:
-            continue
-        other = seen.setdefault(path.resolve(), flag)
-        if other != flag:
-            raise MediaError(f"{flag} {path} is the same file as {other}. Choose another name.")
+    masks_path = masks_path_of(path)
+    if masks_path.exists() and not path.exists():
+        raise MediaError(f"--save-segs would write its masks over {masks_path}. Choose another name.")
+    check_writable(masks_path)
 
 
 def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
@@ -279,10 +270,12 @@ def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
 def _context(args: argparse.Namespace) -> Any:
     from animdetail_trt.sampling import ContextOptions
 
-    if args.context_length is None and args.context_overlap is None:
+    length, overlap = args.context_length, args.context_overlap
+    if length is None and overlap is None:
         return None
-    given = {"context_length": args.context_length, "context_overlap": args.context_overlap}
-    return ContextOptions(**{name: value for name, value in given.items() if value is not None})
+    if length is None:
+        return ContextOptions(context_overlap=overlap)
+    return ContextOptions(context_length=length, context_overlap=min(4, length // 4) if overlap is None else overlap)
 
 
 def _load_pipe(args: argparse.Namespace) -> Any:
@@ -334,12 +327,30 @@ def _write_preview(args: argparse.Namespace, clip: Clip, frames: Tensor, segs: S
 
 
 @contextmanager
+def _file_errors() -> Iterator[None]:
+    """One line for what the file system says to a look at a path."""
+    try:
+        yield
+    except OSError as error:
+        raise MediaError(
+            f"cannot use {error.filename or 'a file'}: {error.strerror or error}. Check the path."
+        ) from error
+    except RuntimeError as error:
+        if "Symlink loop" not in str(error):  # pathlib's, from resolve()
+            raise
+        raise MediaError(f"{error}. Check the path.") from error
+
+
+@contextmanager
 def _out_of_memory_hint() -> Iterator[None]:
     import torch
 
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        # On the CPU torch raises a bare RuntimeError.
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+            raise
         raise UnavailableError(
             f"out of memory: {error}. "
             "Use a smaller --max-size or --guide-size, a shorter --context-length, or fewer frames."

@@ -57,11 +57,9 @@ def examine() -> list[Finding]:
         lambda: _package("diffusers", "diffusers"), lambda: _package("transformers", "transformers"),
         lambda: _package("safetensors", "safetensors"),
         _video, _opencv, _face_weights,
-        lambda: _optional("tensorrt", "tensorrt", "engines on NVIDIA GPUs"),
-        lambda: _optional("tensorrt_rtx", "tensorrt-rtx-cu13", "engines on RTX GPUs"),
-        lambda: _optional("onnx", "onnx", "exporting models to engines"),
-        lambda: _optional("polygraphy", "polygraphy", "building and checking engines"),
-        lambda: _optional("cuda", "cuda-python", "CUDA graphs around engines"),
+        lambda: _for_engines("tensorrt", "tensorrt"), lambda: _for_engines("tensorrt_rtx", "tensorrt-rtx-cu13"),
+        lambda: _for_engines("onnx", "onnx"), lambda: _for_engines("polygraphy", "polygraphy"),
+        lambda: _for_engines("cuda", "cuda-python"),
     )  # fmt: skip
     return [look() for look in looks]
 
@@ -193,11 +191,12 @@ def _package(module: str, package: str) -> Finding:
     )
 
 
-def _optional(module: str, package: str, purpose: str) -> Finding:
+def _for_engines(module: str, package: str) -> Finding:
     found = _version(module, package)
     if found:
-        return Finding(module, "ok", found)
-    return Finding(module, "optional", f"not installed; for {purpose}", f"pip install {package}")
+        return Finding(module, "ok", f"{found}; nothing in this version uses it")
+    remedy = "none needed: TensorRT engines come with a later version"
+    return Finding(module, "optional", "not installed; nothing in this version uses it", remedy)
 
 
 def _version(module: str, package: str) -> str:

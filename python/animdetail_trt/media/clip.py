@@ -96,9 +96,8 @@ def open_sink(
     suffix = path.suffix.lower()
     if path.exists() and path.samefile(source.path):
         raise MediaError(f"the output {path} is the input itself. Choose another output.")
-    if path.is_dir() or not suffix:
-        check_folder_free(path, [f"{stem}.png" for stem in frame_stems(source, source.frame_count)])
-        check_writable(path)
+    if _is_folder(path):
+        check_folder_free(path, [file.name for file in written_files(path, source)])
         return Sink(path, "folder")
     check_writable(path)
     if suffix in images.IMAGE_SUFFIXES:
@@ -110,11 +109,22 @@ def open_sink(
     return Sink(path, "video", style, lossless)
 
 
+def written_files(path: Path, source: Source) -> list[Path]:
+    """The files that the sink at ``path`` will write; of a video whose length is not known, none in a folder."""
+    if not _is_folder(path):
+        return [path]
+    return [path / f"{stem}.png" for stem in frame_stems(source, source.frame_count)]
+
+
 def frame_stems(source: Source, count: int) -> Sequence[str]:
     """File names without suffix: the images' own, or frame_000001 and so on."""
     if source.images:
         return images.stems_of(source.images)
     return [f"frame_{index:06d}" for index in range(1, count + 1)]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or not path.suffix
 
 
 def _style(source: Source, fps: Fraction | None, sound: bool) -> video.VideoStyle:

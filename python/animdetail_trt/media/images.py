@@ -30,7 +30,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder in natural order (frame2 before frame10). Raises MediaError where there are none."""
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    shown = (path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    paths = [path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise MediaError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Check the path.")
     return sorted(paths, key=_natural_key)
@@ -111,6 +112,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise MediaError(f"{path} does not exist or is not a file. Check the path.")
     try:
         with Image.open(path) as image:
+            _check_still(image, path)
             yield image
     except UnidentifiedImageError as error:
         raise MediaError(f"cannot read {path} as an image. It may be damaged or not an image.") from error
@@ -118,6 +120,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise MediaError(f"{path} is too large: {error}. Scale it down.") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders raise all three
         raise MediaError(f"{path} is damaged: {error}. Export it again.") from error
+
+
+def _check_still(image: Image.Image, path: Path) -> None:
+    # A camera's MPO is a still JPEG with a second view behind it.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise MediaError(f"{path} is animated; its frames would be lost. Convert it to a video or a folder of images.")
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

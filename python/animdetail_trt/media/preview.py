@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from animdetail_trt.errors import MediaError
 from animdetail_trt.geometry import scale_region
 from animdetail_trt.media.pixels import to_uint8
 from animdetail_trt.media.staging import staged_file
@@ -36,6 +37,8 @@ _TITLE_H = 58
 _HEADING_H = 30
 _SEGMENT_H = 34
 _HEADINGS = ("frame", "crop", "mask", "detailed", "result")
+_MAX_HEIGHT = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+"""Pixels that the formats hold (libjpeg's JPEG_MAX_DIMENSION, WebP's 14 bits); PNG holds any sheet."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,16 @@ def pick_rows(frame_count: int, rows: int) -> list[int]:
     return [int((row + 0.5) * frame_count / rows) for row in range(rows)]
 
 
+def check_sheet(path: Path, rows: int, segment_count: int) -> None:
+    """Raise MediaError where ``path``'s format cannot hold a sheet of so many rows for each segment."""
+    suffix, height = path.suffix.lower(), _sheet_height(rows, segment_count)
+    if height > _MAX_HEIGHT.get(suffix, height):
+        raise MediaError(
+            f"a contact sheet of {rows} rows for each of {segment_count} segments is {height} pixels tall, {suffix} "
+            f"holds {_MAX_HEIGHT[suffix]}. Use fewer --preview-rows, or .png."
+        )
+
+
 def contact_sheet(frames: Sequence[SheetFrame], segs: SEGS, title: str, subtitle: str = "") -> Image.Image:
     """Draw the sheet: per segment one block, per frame one row. Sizes follow the frame's and the crops' shapes."""
     from PIL import Image, ImageDraw
@@ -68,9 +81,7 @@ def contact_sheet(frames: Sequence[SheetFrame], segs: SEGS, title: str, subtitle
     widest_crop = max((_fit(*p.size)[0] for p in placed), default=frame_cell[0])
     columns = [frame_cell[0], widest_crop, widest_crop, widest_crop, frame_cell[0]]
     sheet_w = 2 * _EDGE + _LABEL_W + sum(columns) + _GAP * (len(columns) - 1)
-    block_h = _SEGMENT_H + len(frames) * (_CELL_H + _GAP)
-    sheet_h = _EDGE + _TITLE_H + _HEADING_H + block_h * len(placed) + _EDGE - _GAP
-    sheet = Image.new("RGB", (sheet_w, sheet_h), _BACKGROUND)
+    sheet = Image.new("RGB", (sheet_w, _sheet_height(len(frames), len(placed))), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_EDGE, _EDGE), title, _TEXT, font=_font(24))
     draw.text((sheet_w - _EDGE, _EDGE + 9), subtitle, _DIM, font=_font(14), anchor="ra")
@@ -97,6 +108,11 @@ def save_sheet(path: Path, sheet: Image.Image) -> None:
     """Write the sheet whole or not at all; the format follows the suffix."""
     with staged_file(path) as partial:
         sheet.save(partial, optimize=True)
+
+
+def _sheet_height(rows: int, segment_count: int) -> int:
+    block_h = _SEGMENT_H + rows * (_CELL_H + _GAP)
+    return _EDGE + _TITLE_H + _HEADING_H + block_h * segment_count + _EDGE - _GAP
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ images (one mask per frame, natural order), or ``masks.safetensors#KEY``, a floa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,19 +42,19 @@ _FIELDS = {"bbox", "crop_region", "crop_factor", "label", "confidence", "mask"}
 
 def read_segs(path: Path) -> SEGS:
     """SEGS from a file in the layout above, masks float32. Raises MediaError that names the entry and the field."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MediaError(f"{path} does not exist. Check the path.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MediaError(f"cannot read {path} as a SEGS file: {error}.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("segs"), list):
-        raise MediaError(f'{path} is no SEGS file: it needs an object with "size": [height, width] and "segs": [...].')
+    document = _read_document(path)
     height, width = _whole_numbers(document, "size", 2, str(path))
     if height <= 0 or width <= 0:
         raise MediaError(f'{path}: "size" is [{height}, {width}]; both must be above 0.')
     segs = [_read_seg(entry, (height, width), path, index) for index, entry in enumerate(document["segs"])]
     return (height, width), segs
+
+
+def named_masks(path: Path) -> list[Path]:
+    """The files that the SEGS file names as masks, whether they are there or not."""
+    named = [entry["mask"] for entry in _read_document(path)["segs"] if isinstance(entry, dict) and "mask" in entry]
+    paths = [path.parent / name.partition("#")[0] for name in named if isinstance(name, str)]
+    return [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
 
 
 def write_segs(path: Path, segs: SEGS) -> None:
@@ -100,17 +99,34 @@ def _read_seg(entry: Any, size: tuple[int, int], path: Path, index: int) -> SEG:
     if "bbox" not in entry and "crop_region" not in entry:
         raise MediaError(f"{where} has neither bbox nor crop_region. Give one of them: [x1, y1, x2, y2].")
     bbox = _region(entry, "bbox" if "bbox" in entry else "crop_region", where)
+    if bbox[0] >= size[1] or bbox[1] >= size[0] or bbox[2] <= 0 or bbox[3] <= 0:
+        raise MediaError(f"{where}: {list(bbox)} lies outside the frame of {size[1]}x{size[0]}. Check bbox and size.")
     if "crop_region" in entry:
         crop_region = _region(entry, "crop_region", where)
     else:
         crop_factor = _number(entry, "crop_factor", 3.0, where)
-        if not 0 < crop_factor < math.inf:
+        if crop_factor <= 0:
             raise MediaError(f"{where}: crop_factor is {crop_factor}; it must be above 0, 3 is usual.")
         crop_region = make_crop_region(size[1], size[0], bbox, crop_factor)
     mask = (
         _read_mask(entry["mask"], path.parent, where) if "mask" in entry else _bbox_mask(bbox, crop_region, size, where)
     )
-    return SEG(None, mask, _number(entry, "confidence", 1.0, where), crop_region, bbox, str(entry.get("label", "")))
+    confidence = _number(entry, "confidence", 1.0, where)
+    if not 0 <= confidence <= 100:
+        raise MediaError(f"{where}: confidence is {confidence:g}; it must be 0 to 1 (or to 100, in per cent).")
+    return SEG(None, mask, confidence, crop_region, bbox, str(entry.get("label", "")))
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise MediaError(f"{path} does not exist. Check the path.") from None
+    except (OSError, ValueError, RecursionError) as error:  # not text, not JSON, a number or a nesting without end
+        raise MediaError(f"cannot read {path} as a SEGS file: {error}.") from error
+    if not isinstance(document, dict) or not isinstance(document.get("segs"), list):
+        raise MediaError(f'{path} is no SEGS file: it needs an object with "size": [height, width] and "segs": [...].')
+    return document
 
 
 def _region(entry: Mapping[str, Any], field: str, where: str) -> CropRegion:
@@ -131,8 +147,8 @@ def _whole_numbers(entry: Mapping[str, Any], field: str, count: int, where: str)
 
 def _number(entry: Mapping[str, Any], field: str, default: float, where: str) -> float:
     value = entry.get(field, default)
-    if type(value) not in (int, float):
-        raise MediaError(f"{where}: {field} is {value!r}; it must be a number.")
+    if type(value) not in (int, float) or not abs(value) < 1e9:
+        raise MediaError(f"{where}: {field} is {str(value)!r:.40}; it must be a number.")
     return float(value)
 
 
@@ -143,6 +159,8 @@ def _read_mask(reference: Any, folder: Path, where: str) -> Tensor:
         )
     name, _, key = reference.partition("#")
     path = folder / name
+    if path == folder:
+        raise MediaError(f"{where}: mask {reference!r} names no file. Give a path, or leave mask out for the bbox.")
     if path.suffix == ".safetensors":
         return _read_tensor(path, key, where)
     if path.is_dir():
@@ -162,7 +180,10 @@ def _read_tensor(path: Path, key: str, where: str) -> Tensor:
         raise MediaError(
             f"{where}: mask {path.name}#{key} has shape {tuple(mask.shape)}; it must be (h, w) or (n, h, w)."
         )
-    return mask.to(torch.float32)
+    mask = mask.to(torch.float32)
+    if not ((mask >= -1e-3) & (mask <= 1 + 1e-3)).all():
+        raise MediaError(f"{where}: mask {path.name}#{key} holds values outside 0..1. Divide by 255 if it holds bytes.")
+    return mask
 
 
 def _bbox_mask(bbox: CropRegion, crop_region: CropRegion, size: tuple[int, int], where: str) -> Tensor:

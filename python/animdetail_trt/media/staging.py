@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from animdetail_trt.errors import MediaError
+
+_serial = count()
 
 
 @contextmanager
@@ -17,13 +21,14 @@ def staged_file(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; rename it over ``target`` when the block ends well.
 
     On any exception, KeyboardInterrupt too, the partial file is removed and ``target`` stays as it was.
+    A link is kept: the file that it leads to is replaced.
     Raises MediaError, with the remedy, where the disk is full or the folder cannot be written to.
     """
     partial = _partial_path(target)
     try:
         with _write_errors(target):
             yield partial
-            partial.replace(target)
+            partial.replace(target.resolve())
     finally:
         partial.unlink(missing_ok=True)
 
@@ -40,7 +45,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
             yield partial
             if not target.exists():
-                partial.rename(target)
+                partial.rename(target.resolve())
                 return
             for path in sorted(partial.iterdir()):
                 path.replace(target / path.name)
@@ -49,29 +54,37 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def check_writable(target: Path) -> None:
-    """Raise MediaError unless a file can be made beside ``target`` now; leaves nothing behind."""
-    if not target.parent.is_dir():
-        raise MediaError(f"cannot write {target}: the folder {target.parent} does not exist. Make it first.")
-    with staged_probe(target) as probe, _write_errors(target):
-        probe.touch(exist_ok=False)
+    """Raise MediaError unless the file ``target`` can be made or replaced now; leaves nothing behind."""
+    with _write_errors(target):
+        mode = _mode_of(target)
+    if mode is not None and not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+        raise MediaError(f"cannot write {target}: it is {what}. Name a file.")
+    _check_parent(target)
 
 
 @contextmanager
 def staged_probe(target: Path) -> Iterator[Path]:
-    """Yield a path beside ``target`` that is removed in every case: for trying out whether a write would do."""
+    """Yield a path beside ``target`` that is removed in every case: for trying out whether a write would do.
+
+    Raises MediaError as ``staged_file``.
+    """
     probe = _partial_path(target)
     try:
-        yield probe
+        with _write_errors(target):
+            yield probe
     finally:
         probe.unlink(missing_ok=True)
 
 
 def check_folder_free(target: Path, names: Sequence[str]) -> None:
-    """Raise MediaError if the folder ``target`` holds anything that writing ``names`` would not replace.
+    """Raise MediaError unless the folder ``target`` can be written and holds no file but ``names``.
 
     Old frames between new ones would be read as one clip later, and emptying a folder is not ours to do.
     """
-    if target.exists() and not target.is_dir():
+    with _write_errors(target):
+        mode = _mode_of(target)
+    if mode is not None and not stat.S_ISDIR(mode):
         raise MediaError(f"{target} is a file; the frames need a folder. Choose another output.")
     if target.is_dir() and not os.access(target, os.W_OK):
         raise MediaError(f"the folder {target} cannot be written to. Choose another or change its permissions.")
@@ -82,11 +95,28 @@ def check_folder_free(target: Path, names: Sequence[str]) -> None:
             + (f" and {len(strangers) - 1} more" if len(strangers) > 1 else "")
             + ", which this run would leave between its frames. Empty the folder or choose a new one."
         )
+    _check_parent(target)
+
+
+def _check_parent(target: Path) -> None:
+    """Raise MediaError unless something can be made beside ``target``, or beside what it links to."""
+    with staged_probe(target) as probe:
+        if not probe.parent.is_dir():
+            raise MediaError(f"cannot write {target}: the folder {probe.parent} does not exist. Make it first.")
+        probe.touch(exist_ok=False)
+
+
+def _mode_of(path: Path) -> int | None:
+    """The kind of file, links followed; None where there is none."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _partial_path(target: Path) -> Path:
-    # The suffix stays last: a video's container is chosen by it.
-    return target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
+    # Beside the file that a link leads to, short whatever the name, and the suffix last: it chooses the container.
+    return target.resolve().parent / f".animdetail-{os.getpid()}-{next(_serial)}{target.suffix}"
 
 
 @contextmanager

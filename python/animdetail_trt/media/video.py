@@ -132,6 +132,7 @@ def write_video(
     stamps = stamps if stamps is not None else _constant_stamps(len(frames), style)
     with (
         staged_file(path) as partial,
+        _ffmpeg_errors(),
         _open_output(partial, path, frames.shape[2], frames.shape[1], style, lossless) as (
             container,
             stream,
@@ -150,9 +151,20 @@ def write_video(
 
 
 def check_video_output(path: Path, width: int, height: int, style: VideoStyle, lossless: bool = False) -> None:
-    """Write a header with all streams beside ``path`` and remove it: raises what ``write_video`` would, before work."""
-    with staged_probe(path) as probe, _open_output(probe, path, width, height, style, lossless):
-        pass
+    """Write the header, a second of sound and the trailer beside ``path`` and remove it.
+
+    Raises what ``write_video`` would, before work.
+    """
+    import av
+
+    with staged_probe(path) as probe, _ffmpeg_errors():
+        codecs: list[str] = []
+        try:
+            with _open_output(probe, path, width, height, style, lossless) as (_, _, sound):
+                codecs = sound.codecs
+                sound.mux_until(Fraction(1))
+        except av.error.ArgumentError as error:  # MP4 takes some sound and then finds no place for it in its index
+            raise _cannot_hold(path, f"{width}x{height} video", codecs, error) from error
 
 
 @contextmanager
@@ -162,7 +174,7 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     if not path.is_file():
         raise MediaError(f"{path} does not exist or is not a file. Check the path.")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = "the file is empty" if path.stat().st_size == 0 else error.strerror
         raise MediaError(f"cannot read {path} as a video: {reason}. It may be damaged or not a video.") from error
@@ -206,13 +218,30 @@ def _open_output(
         sound = _Sound(container, style, path, stack)
         try:
             container.start_encoding()
+        except OSError:  # the disk's fault
+            raise
         except (av.error.FFmpegError, ValueError) as error:
-            held = f" with sound in {', '.join(sound.codecs)}" if sound.codecs else ""
-            raise MediaError(
-                f"a {suffix} file cannot hold {width}x{height} {codec}{held}: {error}. "
-                "Write to .mkv, which holds everything" + (", or drop the sound with --no-sound." if held else ".")
-            ) from error
+            raise _cannot_hold(path, f"{width}x{height} {codec}", sound.codecs, error) from error
         yield container, stream, sound
+
+
+@contextmanager
+def _ffmpeg_errors() -> Iterator[None]:
+    """Make FFmpeg's errors OSErrors, most of which they are anyway, for staging to tell."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
+
+
+def _cannot_hold(path: Path, video: str, sound: Sequence[str], error: Exception) -> MediaError:
+    held = f" with sound in {', '.join(sound)}" if sound else ""
+    return MediaError(
+        f"a {path.suffix.lower()} file cannot hold {video}{held}: {getattr(error, 'strerror', error)}. "
+        "Write to .mkv, which holds everything" + (", or drop the sound with --no-sound." if held else ".")
+    )
 
 
 def _codec(suffix: str, width: int, height: int, lossless: bool) -> tuple[str, str, dict[str, str]]:
@@ -244,7 +273,7 @@ class _Sound:
         self._next: Any = None
         if style.sound_from is None:
             return
-        source = stack.enter_context(av.open(str(style.sound_from)))
+        source = stack.enter_context(av.open(str(style.sound_from), metadata_errors="replace"))
         streams = source.streams.audio
         self.codecs = [stream.codec_context.name for stream in streams]
         try:
