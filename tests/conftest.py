@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import animdetail_trt as adt
+
 # How long an example takes says how busy the machine is; in CI the same examples come every time.
 settings.register_profile(
     "project", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
@@ -43,3 +45,13 @@ def tiny_checkpoint(tiny: Path) -> Path:
     path = tiny / "tiny_whole.safetensors"
     save_file(load_file(tiny / "tiny_sd15.safetensors") | load_file(tiny / "tiny_clip.safetensors"), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny: Path) -> adt.BasicPipe:
+    """tiny_sd15 without motion, and some conditioning."""
+    import torch
+
+    tokens = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(1))
+    loaded = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu", dtype="float32")
+    return loaded.with_conditioning([[tokens, {}]], [[tokens, {}]])

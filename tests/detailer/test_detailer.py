@@ -28,13 +28,6 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 STAGES = ["encode", "sample", "decode"]
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny: Path) -> adt.BasicPipe:
-    tokens = torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(1))
-    loaded = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu", dtype="float32")
-    return loaded.with_conditioning([[tokens, {}]], [[tokens, {}]])
-
-
 @pytest.fixture
 def painted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Each segment is painted with the mean of what it saw plus 0.25; the list holds copies of what they saw."""

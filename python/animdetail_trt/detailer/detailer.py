@@ -81,10 +81,13 @@ class DetailerForEachPipeForAnimateDiff:
         if detailer_hook is not None and not hasattr(detailer_hook, "post_paste"):
             raise InputError(f"detailer_hook must have post_paste(frames), and {type(detailer_hook).__name__} has not")
         plans = plan_segments(segs, _size(frames), len(frames), sizes)
+        observer = observer or Observer()
+        if not plans:  # as in the reference, the pipe is then not looked at
+            observer.begin_run(0, steps)
+            return ops.working_copy(frames), (segs[0], []), basic_pipe, []
         painter = make_painter(
             basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
         )
-        observer = observer or Observer()
         observer.begin_run(len(plans), steps)
 
         # The one copy of the frames: every segment is pasted into it in place.
