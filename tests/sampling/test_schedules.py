@@ -87,3 +87,13 @@ def test_timestep_is_the_inverse_of_sigma(timestep: float, beta: str) -> None:
 def test_unknown_scheduler() -> None:
     with pytest.raises(InputError, match="unknown scheduler 'beta57'. Choose one of: simple"):
         schedule_sigmas(MODELS["linear"], "euler", "beta57", 4)
+
+
+def test_only_what_is_run_must_fall() -> None:
+    model = DiffusionModel(None, MODELS["linear"])  # type: ignore[arg-type]
+    levels = [9.0, 9.0, 3.0, 1.0, 0.0]
+    half = SampleSettings(0, 2, 1.0, "dpmpp_2m", "normal", 0.5, lambda *_: levels)
+    assert half.sigmas(model) == levels
+    whole = SampleSettings(0, 4, 1.0, "dpmpp_2m", "normal", 1.0, lambda *_: levels)
+    with pytest.raises(InputError, match="does not fall from sigma 9 on"):
+        whole.sigmas(model)

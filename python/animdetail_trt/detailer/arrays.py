@@ -18,20 +18,17 @@ def float_tensor(array: Any, name: str) -> Tensor:
     """
     if isinstance(array, np.ndarray) and (not array.flags.writeable or min(array.strides, default=0) < 0):
         array = array.copy()  # torch borrows neither
+    dtype = str(getattr(array, "dtype", "float"))
+    if "float" not in dtype and "bool" not in dtype:
+        raise InputError(f"{name} must be floats in 0..1, not {dtype}. Divide 8-bit values by 255")
     try:
         tensor = torch.as_tensor(array).detach().float().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} must be an array of numbers, not {type(array).__name__}") from None
-    if getattr(array, "dtype", None) is not None and not _is_float_or_bool(array):
-        raise InputError(f"{name} must be floats in 0..1, not {array.dtype}. Divide 8-bit values by 255")
     # The sum is NaN or infinite where an element is; it may also overflow, so only then every element is asked.
     if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
         raise InputError(f"{name} holds NaN or infinity{_where(tensor)}")
     return tensor
-
-
-def _is_float_or_bool(array: Any) -> bool:
-    return any(kind in str(array.dtype) for kind in ("float", "bool"))
 
 
 def _where(tensor: Tensor) -> str:

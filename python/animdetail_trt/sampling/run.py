@@ -79,7 +79,7 @@ class SampleSettings:
         if not all(map(math.isfinite, sigmas)):
             raise InputError(f"{source} gives NaN or infinity for {self.total_steps} steps. Take more steps")
         if self.sampler_name in NEED_FALLING_SIGMAS:
-            for sigma, sigma_next in pairwise(sigmas):
+            for sigma, sigma_next in pairwise(sigmas[self.first_step :]):  # what is not run may stand still
                 if sigma_next >= sigma:
                     raise InputError(
                         f"{source} does not fall from sigma {sigma:g} on in {self.total_steps} steps, and "
