@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from animdetail_trt.sampling.samplers.interface import Run
@@ -15,13 +16,16 @@ def ancestral_step(sigma: float, sigma_next: float) -> tuple[float, float]:
     """(sigma_down, sigma_up): the level to step down to, and the noise to add, so that the variances sum up."""
     if sigma_next == 0:
         return 0.0, 0.0
-    sigma_up = min(sigma_next, (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5)
-    return (sigma_next**2 - sigma_up**2) ** 0.5, sigma_up
+    # In torch's float32 like the reference: a long fall leaves of sigma_down not much more than what the rounding left.
+    high, low = torch.tensor([sigma, sigma_next], dtype=torch.float32)
+    # Where sigma rises there is none to add: such a step only stretches the noise that is there.
+    sigma_up = min(low, (low**2 * (high**2 - low**2) / high**2).clamp(min=0) ** 0.5)
+    return float((low**2 - sigma_up**2) ** 0.5), float(sigma_up)
 
 
 def sample_euler_ancestral(run: Run, x: Tensor) -> Tensor:
     """Euler steps to sigma_down, then noise of sigma_up (Song et al. 2021's ancestral sampling, after k-diffusion)."""
-    noise = run.make_noise(x)
+    noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised = run.denoise(x, sigma)
         run.on_step(i, denoised)
@@ -35,7 +39,7 @@ def sample_euler_ancestral(run: Run, x: Tensor) -> Tensor:
 
 def sample_dpm_2_ancestral(run: Run, x: Tensor) -> Tensor:
     """As ``dpm_2`` down to sigma_down, then noise of sigma_up."""
-    noise = run.make_noise(x)
+    noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised = run.denoise(x, sigma)
         run.on_step(i, denoised)
@@ -53,25 +57,26 @@ def sample_dpm_2_ancestral(run: Run, x: Tensor) -> Tensor:
 
 def sample_dpmpp_2s_ancestral(run: Run, x: Tensor) -> Tensor:
     """DPM-Solver++(2S) (Lu et al. 2022, arXiv:2211.01095, alg. 1) to sigma_down, then noise of sigma_up."""
-    noise = run.make_noise(x)
+    noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised = run.denoise(x, sigma)
         run.on_step(i, denoised)
         sigma_down, sigma_up = ancestral_step(sigma, sigma_next)
         if sigma_down == 0:
-            x = x + slope(x, denoised, sigma) * (sigma_down - sigma)
-            continue
-        h = math.log(sigma / sigma_down)
-        middle = geometric_mean(sigma, sigma_down)
-        halfway = middle / sigma * x - math.expm1(-h / 2) * denoised
-        x = sigma_down / sigma * x - math.expm1(-h) * run.denoise(halfway, middle)
-        x = x + noise(sigma, sigma_next) * sigma_up
+            x = denoised
+        else:
+            h = math.log(sigma / sigma_down)
+            middle = geometric_mean(sigma, sigma_down)
+            halfway = middle / sigma * x - math.expm1(-h / 2) * denoised
+            x = sigma_down / sigma * x - math.expm1(-h) * run.denoise(halfway, middle)
+        if sigma_next > 0:
+            x = x + noise(sigma, sigma_next) * sigma_up
     return x
 
 
 def sample_ddpm(run: Run, x: Tensor) -> Tensor:
     """DDPM's own steps (Ho et al. 2020, arXiv:2006.11239, alg. 2), on x / sqrt(1 + sigma^2)."""
-    noise = run.make_noise(x)
+    noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised = run.denoise(x, sigma)
         run.on_step(i, denoised)
@@ -80,6 +85,17 @@ def sample_ddpm(run: Run, x: Tensor) -> Tensor:
         eps = slope(x, denoised, sigma)
         x = (x * math.sqrt(alpha_bar) - (1 - alpha) / math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha)
         if sigma_next > 0:
-            spread = math.sqrt((1 - alpha) * (1 - alpha_bar_next) / (1 - alpha_bar))
+            spread = math.sqrt(max(0.0, 1 - alpha) * (1 - alpha_bar_next) / (1 - alpha_bar))
             x = (x + spread * noise(sigma, sigma_next)) / math.sqrt(alpha_bar_next)
+    return x
+
+
+def sample_lcm(run: Run, x: Tensor) -> Tensor:
+    """Multistep consistency sampling (Luo et al. 2023, arXiv:2310.04378, alg. 3): each estimate is noised anew."""
+    noise = run.step_noise(x)
+    for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
+        x = run.denoise(x, sigma)
+        run.on_step(i, x)
+        if sigma_next > 0:
+            x = x + noise(sigma, sigma_next) * sigma_next
     return x

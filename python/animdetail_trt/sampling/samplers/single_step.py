@@ -15,8 +15,13 @@ def slope(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
     return (x - denoised) / sigma
 
 
+def between(sigma: float, sigma_next: float, part: float) -> float:
+    """The level at that part of the way in log sigma."""
+    return math.exp((1 - part) * math.log(sigma) + part * math.log(sigma_next))
+
+
 def geometric_mean(sigma: float, sigma_next: float) -> float:
-    return math.exp((math.log(sigma) + math.log(sigma_next)) / 2)
+    return between(sigma, sigma_next, 1 / 2)
 
 
 def sample_euler(run: Run, x: Tensor) -> Tensor:
