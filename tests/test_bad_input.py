@@ -117,7 +117,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("seed below 0", {"seed": -1}, "seed -1 must be from 0"),
     ("seed above 64 bits", {"seed": 2**64}, "must be from 0 to 2"),
     ("cfg NaN", {"cfg": float("nan")}, "cfg nan must be a number from 0"),
-    ("sampler", {"sampler_name": "eular"}, "unknown sampler 'eular'. Choose one of: euler, euler_ancestral, heun"),
+    (
+        "sampler",
+        {"sampler_name": "eular"},
+        "unknown sampler 'eular'. Choose one of: euler, euler_cfg_pp",
+    ),
     (
         "scheduler",
         {"scheduler": "carras"},
@@ -136,7 +140,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
     ("foreign model", {"basic_pipe": (1, 2, 3, 4, 5)}, "must come from load_pipe"),
-    ("ControlNet", {"segs": make_segs(make_seg(control_net_wrapper=object()))}, "carries a ControlNet"),
+    ("ControlNet", {"segs": make_segs(make_seg(control_net_wrapper=object()))}, "must be a ControlNetWrapper"),
 ]
 
 
@@ -152,18 +156,29 @@ def tokens(dim: int = 64) -> list[Any]:
     return [[torch.zeros(1, 77, dim), {}]]
 
 
+def with_extras(**extras: Any) -> list[Any]:
+    return [[torch.zeros(1, 77, 64), extras]]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda pipe: pipe._replace(positive=None), "basic_pipe's positive conditioning is empty"),
-        (lambda pipe: pipe.with_conditioning(negative=tokens() * 2), "has 2 entries"),
         (lambda pipe: pipe.with_conditioning(tokens(2048)), "has 2048 channels, its UNet reads 64"),
         (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64)]]), r"must be \[\[tensor, {}\]\]"),
         (lambda pipe: pipe.with_conditioning("a face"), r"must be \[\[tensor, {}\]\], not 'a face'"),
         (lambda pipe: pipe.with_conditioning(torch.zeros(1, 77, 64)), r"must be \[\[tensor, {}\]\]"),
         (lambda pipe: pipe.with_conditioning([[torch.full((1, 77, 64), torch.nan), {}]]), "holds NaN"),
         (lambda pipe: pipe.with_conditioning([[torch.zeros(77, 64), {}]]), r"must be \(1, tokens, dim\)"),
-        (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64), {"gligen": 1}]]), "carries gligen"),
+        (lambda pipe: pipe.with_conditioning(with_extras(gligen=1)), "carries gligen"),
+        (lambda pipe: pipe.with_conditioning(tokens() + tokens(32)), "has 32 channels"),
+        (lambda pipe: pipe.with_conditioning(with_extras(strength="2")), "strength '2' must be a number"),
+        (lambda pipe: pipe.with_conditioning(with_extras(start_percent=None)), "start_percent None must be a number"),
+        (lambda pipe: pipe.with_conditioning(with_extras(mask=[[1]])), r"mask must be a tensor \(n, h, w\)"),
+        (lambda pipe: pipe.with_conditioning(with_extras(mask=torch.full((4, 4), torch.nan))), "mask holds NaN"),
+        (lambda pipe: pipe.with_conditioning(with_extras(area=(8, 8))), r"area \(8, 8\) must be \(height, width"),
+        (lambda pipe: pipe.with_conditioning(with_extras(area=8)), "area 8 must be"),
+        (lambda pipe: pipe.with_conditioning(with_extras(control="depth")), "control 'depth' is not this package's"),
     ],
 )
 @pytest.mark.usefixtures("no_work")
@@ -191,7 +206,12 @@ def test_more_frames_than_positions(tiny: Path) -> None:
         ({"context_length": 0}, "context_length 0 must be at least 1"),
         ({"context_length": 4.0}, "context_length 4.0 must be a whole number"),
         ({"context_length": 8, "context_overlap": 8}, "context_overlap 8 must be at least 0 and smaller"),
-        ({"context_stride": 2}, "context_stride 1"),
+        ({"context_stride": 2}, "context_stride is of the uniform schedules"),
+        ({"schedule": "looped_uniform", "context_stride": 0}, "context_stride 0 must be at least 1"),
+        ({"closed_loop": True}, "closed_loop is of looped_uniform"),
+        ({"fuse_method": "pyramyd"}, "unknown fuse_method 'pyramyd'. Choose one of: pyramid, relative"),
+        ({"schedule": "looped_uniform", "fuse_method": "relative"}, "Use pyramid or flat"),
+        ({"schedule": "batched", "fuse_method": "pyramid"}, "batched ones do not"),
     ],
 )
 def test_bad_context(arguments: dict[str, Any], words: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from animdetail_trt.sampling.noise import initial_noise
-from animdetail_trt.sampling.refiner import Refiner, ksample_refined
-from animdetail_trt.sampling.run import NoiseMask, SampleSettings, ksample
+from animdetail_trt.sampling.refiner import Refiner, sample_refined
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample
 from golden_cases import Case, load_case, relative_norm
 
 CASES = [
@@ -47,7 +47,7 @@ def test_sampler_calls(name: str, tiny: Path) -> None:
         assert torch.equal(initial_noise(tap["latent_in"].shape, settings.seed), tap["noise"])
         sigmas = torch.tensor(settings.sigmas(pipe.model)[settings.first_step :])
         torch.testing.assert_close(sigmas, tap["sigmas"], rtol=1e-6, atol=0)
-        out = ksample(
+        out = sample(
             pipe.model,
             settings,
             pipe.positive,
@@ -63,7 +63,7 @@ def test_refined_sampler_calls(name: str, tiny: Path) -> None:
     case = load_case(name)
     pipe, second = case.pipe(tiny), case.pipe(tiny, "tiny_refiner", "refiner_")
     params = case.settings["params"]
-    out = ksample_refined(
+    out = sample_refined(
         pipe.model,
         sample_settings(case),
         pipe.positive,

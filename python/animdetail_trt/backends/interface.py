@@ -1,7 +1,8 @@
-"""The two calls that every backend answers."""
+"""The calls that every backend answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -22,8 +23,40 @@ class UNetRunner(Protocol):
     def token_dim(self) -> int:
         """d of the prompt tokens that it reads."""
 
-    def __call__(self, latents: Tensor, timestep: float, tokens: Tensor) -> Tensor:
-        """Return eps, float32 (b, f, 4, lh, lw), for latents of that shape and prompt tokens (b, n, d)."""
+    def frames_per_call(self, width: int, height: int) -> int:
+        """How many frames of this size, in pixels, one call may hold without leaving its memory bound; 1 or more."""
+        ...
+
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Return eps, float32 (b, f, 4, lh, lw), for latents of that shape and prompt tokens (b, 1 or f, n, d).
+
+        residuals: what a ControlNet adds: to the skips, in the order of the down blocks, and last to the middle
+        """
+        ...
+
+
+class ControlRunner(Protocol):
+    """Makes a ControlNet's residuals of what the UNet is given and of the pictures that steer it."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def token_dim(self) -> int:
+        """d of the prompt tokens that it reads."""
+
+    @property
+    def global_average_pooling(self) -> bool:
+        """Whether its residuals count by their mean over the picture."""
+
+    def __call__(self, latents: Tensor, timestep: float, tokens: Tensor, hints: Tensor) -> list[Tensor]:
+        """Return the residuals (b * f, c, h, w) that ``UNetRunner`` adds, in its order.
+
+        latents, timestep, tokens: as the UNet is given them
+        hints: pictures (1 or f, 3, 8 lh, 8 lw) in 0..1, the same for every b
+        """
         ...
 
 

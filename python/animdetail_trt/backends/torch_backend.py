@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Of the activations that one VAE call may hold.
+# Of the activations that one call may hold.
+UNET_MEMORY_BYTES = 2 << 30
+UNET_MEMORY_SHARE = 0.25  # of a GPU's own
 VAE_MEMORY_BYTES = 2 << 30
 
 
@@ -19,20 +22,59 @@ class TorchUNet:
         self.positions = positions
         self.token_dim: int = module.config.cross_attention_dim
         self.device, self.dtype = _placement(module)
+        self.memory_bytes = UNET_MEMORY_BYTES
+        if self.device.type == "cuda":
+            self.memory_bytes = int(UNET_MEMORY_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        """At the widest level about 32 tensors of the first block's channels are alive (ComfyUI's estimate: 0.01 MiB
+        per latent pixel and byte)."""
+        channels: int = self.module.config.block_out_channels[0]
+        bytes_per_frame = 32 * channels * (width // 8) * (height // 8) * self.dtype.itemsize
+        return max(1, self.memory_bytes // bytes_per_frame)
 
     @torch.inference_mode()
-    def __call__(self, latents: Tensor, timestep: float, tokens: Tensor) -> Tensor:
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
         batch, frames = latents.shape[:2]
         latents = latents.to(self.device, self.dtype)
         time = torch.tensor([timestep], dtype=torch.float32, device=self.device)
-        # Frames are the batch of the spatial layers: every frame reads its window's prompt.
-        tokens = tokens.to(self.device, self.dtype).repeat_interleave(frames, dim=0)
+        # Frames are the batch of the spatial layers: every frame reads its window's prompt, or its own.
+        tokens = tokens.to(self.device, self.dtype).expand(-1, frames, -1, -1).flatten(0, 1)
+        control: dict[str, Any] = {}
+        if residuals is not None:
+            *skips, middle = (residual.to(self.device, self.dtype) for residual in residuals)
+            control = {"down_block_additional_residuals": skips, "mid_block_additional_residual": middle}
         eps: Tensor
         if self.positions is None:
-            (eps,) = self.module(latents.flatten(0, 1), time, tokens, return_dict=False)
+            (eps,) = self.module(latents.flatten(0, 1), time, tokens, return_dict=False, **control)
             return eps.float().reshape(batch, frames, *eps.shape[1:])
-        (eps,) = self.module(latents.transpose(1, 2), time, tokens, return_dict=False)
+        (eps,) = self.module(latents.transpose(1, 2), time, tokens, return_dict=False, **control)
         return eps.transpose(1, 2).float()
+
+
+class TorchControlNet:
+    """A diffusers ControlNetModel as a ControlRunner."""
+
+    def __init__(self, module: Any, *, global_average_pooling: bool = False) -> None:
+        self.module = module
+        self.global_average_pooling = global_average_pooling
+        self.token_dim: int = module.config.cross_attention_dim
+        self.device, self.dtype = _placement(module)
+
+    @torch.inference_mode()
+    def __call__(self, latents: Tensor, timestep: float, tokens: Tensor, hints: Tensor) -> list[Tensor]:
+        batch, frames = latents.shape[:2]
+        time = torch.tensor([timestep], dtype=torch.float32, device=self.device)
+        skips, middle = self.module(
+            latents.flatten(0, 1).to(self.device, self.dtype),
+            time,
+            tokens.to(self.device, self.dtype).expand(-1, frames, -1, -1).flatten(0, 1),
+            hints.to(self.device, self.dtype).expand(frames, -1, -1, -1).repeat(batch, 1, 1, 1),
+            return_dict=False,
+        )
+        return [*skips, middle]
 
 
 class TorchVae:

@@ -1,10 +1,10 @@
 """Sampling: schedules, samplers, guidance, masks and context windows, over any backend."""
 
+from animdetail_trt.sampling.conditioning import Conditioning
 from animdetail_trt.sampling.context import ContextOptions
-from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.model_sampling import ModelSampling
-from animdetail_trt.sampling.run import NoiseMask, SampleSettings, ksample, sample_sigmas
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, ksample, sample_part
 from animdetail_trt.sampling.samplers import SAMPLERS
 from animdetail_trt.sampling.schedules import SCHEDULES
 
@@ -21,5 +21,5 @@ __all__ = [
     "NoiseMask",
     "SampleSettings",
     "ksample",
-    "sample_sigmas",
+    "sample_part",
 ]

@@ -1,76 +1,138 @@
-"""From a UNet that predicts noise to a denoiser that follows a prompt."""
+"""From a UNet that predicts noise to a denoiser that follows a conditioning."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import InputError
-from animdetail_trt.sampling.context import ContextOptions, over_windows, windows
-from animdetail_trt.sampling.masked import Denoiser
+from animdetail_trt.backends.interface import UNetRunner
+from animdetail_trt.sampling.conditioning import Entry, with_counterparts, within
+from animdetail_trt.sampling.context import ContextOptions, Window, fuse, windows
+from animdetail_trt.sampling.control import control_residuals
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
-Conditioning: TypeAlias = list[list[Any]]
-"""``[[tensor (1, tokens, dim), {extras}], ...]``, as ComfyUI has it."""
 
-_UNDERSTOOD_EXTRAS = {"pooled_output"}
+class Job(NamedTuple):
+    """One entry on one window: what one row of a UNet call computes."""
 
+    side: int
+    window_index: int
+    window: Window
+    entry: Entry
 
-def prompt_tokens(conditioning: Conditioning | None, name: str) -> Tensor:
-    """The (1, n, d) tokens of a conditioning that holds one plain entry."""
-    if conditioning is None or (isinstance(conditioning, list) and not conditioning):
-        raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
-    try:
-        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in conditioning]
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} conditioning must be [[tensor, {{}}]], not {conditioning!r:.80}") from None
-    if len(entries) > 1:
-        raise InputError(f"{name} conditioning has {len(entries)} entries; this version takes one")
-    tokens, extras = entries[0]
-    unknown = sorted(set(extras) - _UNDERSTOOD_EXTRAS)
-    if unknown:
-        raise InputError(f"{name} conditioning carries {', '.join(unknown)}, which this version does not apply")
-    if tokens.ndim != 3 or tokens.shape[0] != 1:
-        raise InputError(f"{name} conditioning must be (1, tokens, dim), not {tuple(tokens.shape)}")
-    if not torch.isfinite(tokens).all():
-        raise InputError(f"{name} conditioning holds NaN or infinity")
-    return tokens
+    @property
+    def kind(self) -> Hashable:
+        """Jobs of one kind can share a call: they agree in every size, and in what ControlNet sees."""
+        control = self.entry.control
+        seen = None if control is None else (id(control), self.window_index)
+        return len(self.window), self.entry.area, self.entry.tokens.shape, seen
 
 
-def guided(
-    unet: Callable[[Tensor, float, Tensor], Tensor],
-    model_sampling: ModelSampling,
-    positive: Tensor,
-    negative: Tensor,
-    cfg: float,
-    context: ContextOptions | None,
-) -> Denoiser:
-    """Classifier-free guidance (Ho & Salimans 2022): uncond + cfg (cond - uncond); at cfg 1 only cond is run."""
-    alone = math.isclose(cfg, 1.0)
-    prompts = [positive] if alone else [positive, negative]
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): uncond + cfg (cond - uncond).
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        scale = math.sqrt(sigma**2 + 1)
-        timestep = model_sampling.timestep(sigma)
+    Called with x (f, 4, lh, lw) and its sigma, it returns the estimate of the clean latent. At cfg 1 only cond is run.
+    step: the step of the run, which the uniform context schedules ask for; whoever samples keeps it
+    """
 
-        def predict(frames: Tensor) -> Tensor:
-            return run_prompts(unet, frames / scale, timestep, prompts)
+    def __init__(
+        self,
+        unet: UNetRunner,
+        model_sampling: ModelSampling,
+        positive: Sequence[Entry],
+        negative: Sequence[Entry],
+        cfg: float,
+        context: ContextOptions | None,
+    ) -> None:
+        self.unet = unet
+        self.model_sampling = model_sampling
+        # ComfyUI gives every area a counterpart on the other side, so that both sides average over the same parts.
+        negative = with_counterparts(negative, positive)
+        self.sides = (with_counterparts(positive, negative), negative)
+        self.cfg = cfg
+        self.context = context
+        self.step = 0
 
-        eps = over_windows(predict, x, windows(x.shape[0], context))
-        denoised = x - sigma * eps
-        return denoised[0] if alone else denoised[1] + cfg * (denoised[0] - denoised[1])
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        if math.isclose(self.cfg, 1.0):
+            return self._estimates(x, sigma, self.sides[:1])[0]
+        return self.both(x, sigma)[0]
 
-    return denoise
+    def both(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """(guided, unconditional) estimates, whatever cfg is."""
+        cond, uncond = self._estimates(x, sigma, self.sides)
+        return uncond + self.cfg * (cond - uncond), uncond
+
+    def _estimates(self, x: Tensor, sigma: float, sides: Sequence[Sequence[Entry]]) -> list[Tensor]:
+        """The clean latent as each side sees it: entries averaged in every window, then the windows."""
+        frames = len(x)
+        spans = windows(frames, self.context, self.step)
+        jobs = [
+            Job(side, index, window, entry.for_window(window, frames))
+            for index, window in enumerate(spans)
+            for side, entries in enumerate(sides)
+            for entry in entries
+            if entry.holds_at(sigma)
+        ]
+        found = self._run(jobs, x, sigma)
+        fused = []
+        for side in range(len(sides)):
+            per_window = [
+                _average(x[window], [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)])
+                for index, window in enumerate(spans)
+            ]
+            if self.context is None or len(spans) == 1:
+                (single,) = per_window
+                fused.append(single)
+            else:
+                fused.append(fuse(per_window, spans, frames, self.context))
+        return fused
+
+    def _run(self, jobs: Sequence[Job], x: Tensor, sigma: float) -> list[tuple[Job, Tensor]]:
+        """The clean latent that the UNet sees for every job, as many jobs in a call as memory allows."""
+        kinds: dict[Hashable, list[Job]] = defaultdict(list)
+        for job in jobs:
+            kinds[job.kind].append(job)
+        found: list[tuple[Job, Tensor]] = []
+        for alike in kinds.values():
+            frames, _, height, width = within(x, alike[0].entry.area)[alike[0].window].shape
+            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
+            for start in range(0, len(alike), at_once):
+                batch = alike[start : start + at_once]
+                found += zip(batch, self._call(batch, x, sigma), strict=True)
+        return found
+
+    def _call(self, batch: Sequence[Job], x: Tensor, sigma: float) -> Tensor:
+        latents = torch.stack([within(x, job.entry.area)[job.window] for job in batch])
+        tokens = torch.stack([job.entry.tokens for job in batch])
+        scaled = latents / math.sqrt(sigma**2 + 1)
+        timestep = self.model_sampling.timestep(sigma)
+        residuals = None
+        control = batch[0].entry.control
+        if control is not None:
+            residuals = control_residuals(
+                control, scaled, timestep, sigma, self.model_sampling.percent_to_sigma, tokens, batch[0].window
+            )
+        eps = self.unet(scaled, timestep, tokens, residuals)
+        return self.model_sampling.denoised(latents, eps, sigma)
 
 
-def run_prompts(
-    unet: Callable[[Tensor, float, Tensor], Tensor], latents: Tensor, timestep: float, prompts: list[Tensor]
-) -> Tensor:
-    """eps (b, f, 4, lh, lw) for b prompts on the same frames: one call where the prompts are equally long, else b."""
-    if len({prompt.shape for prompt in prompts}) > 1:
-        return torch.cat([unet(latents[None], timestep, prompt) for prompt in prompts])
-    return unet(latents.expand(len(prompts), *latents.shape), timestep, torch.cat(prompts))
+def _average(like: Tensor, found: Sequence[tuple[Job, Tensor]]) -> Tensor:
+    """The mean of the entries' estimates by their shares; 0 where there is none."""
+    if len(found) == 1:
+        ((job, estimate),) = found
+        if job.entry.area is None and job.entry.mask is None and job.entry.strength == 1:
+            return estimate
+    height, width = like.shape[-2:]
+    total = torch.zeros_like(like)
+    count = torch.full_like(like[:, :1], 1e-37)
+    for job, estimate in found:
+        share = job.entry.share(height, width)
+        within(total, job.entry.area).add_(estimate * share)
+        within(count, job.entry.area).add_(share)
+    return total / count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,8 +12,17 @@ from torch import Tensor
 
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
-Denoiser: TypeAlias = Callable[[Tensor, float], Tensor]
-"""``denoise(x, sigma)`` -> the model's estimate of the noise-free latent, of the shape of x (f, 4, lh, lw)."""
+
+class Denoiser(Protocol):
+    """The model's estimate of the noise-free latent, of the shape of x (f, 4, lh, lw)."""
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor: ...
+
+    def both(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """With it the estimate that ignores the prompt."""
+        ...
+
+
 MaskAt: TypeAlias = Callable[[float], Tensor]
 """The mask that holds at a sigma."""
 
@@ -50,12 +59,24 @@ class DifferentialMask:
         return (self.mask >= threshold).to(self.mask.dtype)
 
 
-def masked(denoise: Denoiser, mask_at: MaskAt, latent: Tensor, noise: Tensor) -> Denoiser:
+class Masked:
     """Hold what lies outside the mask at ``latent``: noised to the current sigma before the model, clean after."""
 
-    def denoise_masked(x: Tensor, sigma: float) -> Tensor:
-        mask = mask_at(sigma)
-        x = x * mask + (latent + sigma * noise) * (1 - mask)
-        return denoise(x, sigma) * mask + latent * (1 - mask)
+    def __init__(self, denoise: Denoiser, mask_at: MaskAt, latent: Tensor, noise: Tensor) -> None:
+        self._denoise, self._mask_at, self._latent, self._noise = denoise, mask_at, latent, noise
 
-    return denoise_masked
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        mask = self._mask_at(sigma)
+        return self._held(self._denoise(self._noised_outside(x, mask, sigma), sigma), mask)
+
+    def both(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """The estimate that ignores the prompt ignores the mask too, as in the reference."""
+        mask = self._mask_at(sigma)
+        denoised, uncond = self._denoise.both(self._noised_outside(x, mask, sigma), sigma)
+        return self._held(denoised, mask), uncond
+
+    def _noised_outside(self, x: Tensor, mask: Tensor, sigma: float) -> Tensor:
+        return x * mask + (self._latent + sigma * self._noise) * (1 - mask)
+
+    def _held(self, denoised: Tensor, mask: Tensor) -> Tensor:
+        return denoised * mask + self._latent * (1 - mask)

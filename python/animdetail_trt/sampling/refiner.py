@@ -11,11 +11,11 @@ from torch import Tensor
 
 from animdetail_trt.checks import is_number
 from animdetail_trt.errors import InputError
-from animdetail_trt.sampling.guidance import Conditioning
+from animdetail_trt.sampling.conditioning import Conditioning
 from animdetail_trt.sampling.masked import latent_mask
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.noise import initial_noise
-from animdetail_trt.sampling.run import NoiseMask, SampleSettings, part_of, sample_sigmas
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample_part
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Refiner:
             raise InputError(f"refiner_ratio {self.ratio!r} must be from 0 to 1")
 
 
-def ksample_refined(
+def sample_refined(
     model: DiffusionModel,
     settings: SampleSettings,
     positive: Conditioning,
@@ -41,8 +41,9 @@ def ksample_refined(
     refiner: Refiner,
     noise_mask: NoiseMask,
     on_step: Callable[[int, int], None] | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """As ``ksample``, the last ``refiner.ratio`` of the steps by the refiner.
+    """As ``sample``, the last ``refiner.ratio`` of the steps by the refiner.
 
     The first model stops with its noise still in; what it made is laid over the original latent through the mask,
     and the refiner goes on from there, adding no noise of its own. Grey stays grey for it: a differential mask is the
@@ -54,28 +55,30 @@ def ksample_refined(
     def count(offset: int) -> Callable[[int, int], None] | None:
         return None if on_step is None else lambda step, _: on_step(step + offset, settings.steps)
 
-    noisy = sample_sigmas(
+    noisy = sample_part(
         model,
         settings,
         positive,
         negative,
         latent,
-        initial_noise(latent.shape, settings.seed),
-        part_of(settings.sigmas(model), settings.first_step, switch, keep_noise=True),
+        initial_noise(latent.shape, settings.seed) if noise is None else noise,
+        settings.first_step,
+        switch,
         noise_mask=noise_mask,
         keep_noise=True,
         on_step=count(0),
     )
     original = latent.to(noisy.device)
     mask = latent_mask(noise_mask.mask, original)
-    return sample_sigmas(
+    return sample_part(
         refiner.model,
         settings,
         refiner.positive,
         refiner.negative,
         noisy * mask + original * (1 - mask),
         torch.zeros_like(original),
-        part_of(settings.sigmas(refiner.model), switch, settings.total_steps + 1),
+        switch,
+        settings.total_steps + 1,
         noise_mask=NoiseMask(noise_mask.mask),
         on_step=count(done),
     )

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.conditioning import Conditioning, resolve
 from animdetail_trt.sampling.context import check_context
-from animdetail_trt.sampling.guidance import Conditioning, guided, prompt_tokens
-from animdetail_trt.sampling.masked import DifferentialMask, MaskAt, latent_mask, masked
+from animdetail_trt.sampling.guidance import Guided
+from animdetail_trt.sampling.masked import Denoiser, DifferentialMask, MaskAt, Masked, latent_mask
 from animdetail_trt.sampling.model import LATENT_SCALE, DiffusionModel
-from animdetail_trt.sampling.noise import initial_noise, step_noise
-from animdetail_trt.sampling.samplers import NEED_FALLING_SIGMAS, SAMPLERS, Run, check_sampler
+from animdetail_trt.sampling.noise import initial_noise
+from animdetail_trt.sampling.samplers import NEED_FALLING_SIGMAS, OWN_MASK_NOISE, SAMPLERS, Run, check_sampler
 from animdetail_trt.sampling.schedules import check_scheduler, schedule_sigmas
 
 SchedulerFunc: TypeAlias = Callable[[DiffusionModel, str, int], Sequence[Any]]
@@ -105,22 +106,71 @@ class NoiseMask:
 
 def ksample(
     model: DiffusionModel,
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    positive: Conditioning,
+    negative: Conditioning,
+    latent: Tensor,
+    denoise: float = 1.0,
+    noise_mask: NoiseMask | Tensor | None = None,
+    scheduler_func: SchedulerFunc | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Sample once: noise ``latent`` to where the last ``denoise`` part of the schedule starts, and run it to the end.
+
+    model: ``pipe.model``; sampler_name, scheduler: see SAMPLER_NAMES, SCHEDULER_NAMES
+    latent: float32 (f, 4, lh, lw), before the factor 0.18215, as is the result
+    noise_mask: (1 or f, h, w) in 0..1, of any size: where to paint; black stays
+    scheduler_func: ``scheduler_func(model, sampler_name, steps)`` -> sigmas, in place of ``scheduler``
+    on_step: called with (step, steps), step from 1
+
+    Raises InputError for a value that cannot be sampled with.
+    """
+    if not isinstance(model, DiffusionModel):
+        raise InputError(f"model must be the model of a pipe from load_pipe, not {type(model).__name__}")
+    if not isinstance(latent, Tensor) or latent.ndim != 4 or latent.shape[1] != 4 or not latent.numel():
+        raise InputError(f"latent must be a tensor (f, 4, lh, lw), not {getattr(latent, 'shape', latent)!r:.80}")
+    settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func)
+    if isinstance(noise_mask, Tensor):
+        noise_mask = NoiseMask(_mask_of_pictures(noise_mask))
+    return sample(model, settings, positive, negative, latent.float(), noise_mask, on_step)
+
+
+def _mask_of_pictures(mask: Tensor) -> Tensor:
+    """(n, h, w) of a mask given as (h, w), (n, h, w) or (n, 1, h, w)."""
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        return mask[:, 0]
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise InputError(f"noise_mask must be (n, h, w), not {tuple(mask.shape)}")
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def sample(
+    model: DiffusionModel,
     settings: SampleSettings,
     positive: Conditioning,
     negative: Conditioning,
     latent: Tensor,
     noise_mask: NoiseMask | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """Noise ``latent`` to where the run starts and sample it to the end.
-
-    latent: float32 (f, 4, lh, lw), before the factor 0.18215, as is the result
-    on_step: called with (step, steps), step from 1
-    """
-    sigmas = part_of(settings.sigmas(model), settings.first_step, settings.total_steps)
-    noise = initial_noise(latent.shape, settings.seed)
-    return sample_sigmas(
-        model, settings, positive, negative, latent, noise, sigmas, noise_mask=noise_mask, on_step=on_step
+    """``ksample`` with its settings checked already; ``noise`` of the latent's shape takes the place of the seed's."""
+    return sample_part(
+        model,
+        settings,
+        positive,
+        negative,
+        latent,
+        initial_noise(latent.shape, settings.seed) if noise is None else noise,
+        settings.first_step,
+        settings.total_steps,
+        noise_mask=noise_mask,
+        on_step=on_step,
     )
 
 
@@ -134,49 +184,72 @@ def part_of(sigmas: Sequence[float], first: int, end: int, *, keep_noise: bool =
 
 
 @torch.inference_mode()
-def sample_sigmas(
+def sample_part(
     model: DiffusionModel,
     settings: SampleSettings,
     positive: Conditioning,
     negative: Conditioning,
     latent: Tensor,
     noise: Tensor,
-    sigmas: Sequence[float],
+    first: int,
+    end: int,
     *,
     noise_mask: NoiseMask | None = None,
     keep_noise: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Sample over ``sigmas``; with ``keep_noise`` the result still holds the noise of the last sigma."""
+    """Sample the steps ``first`` to ``end`` of the settings' schedule; with ``keep_noise`` the result still holds the
+    noise of the last sigma."""
+    schedule = settings.sigmas(model)
+    sigmas = part_of(schedule, first, end, keep_noise=keep_noise)
     if len(sigmas) < 2:
         return latent
-    check_context(latent.shape[0], model.unet.positions, model.context)
-    device = model.device
-    clean = latent.to(device) * LATENT_SCALE
-    noise = noise.to(device)
-    denoise = guided(
+    check_context(latent.shape[0], model.unet.positions, model.context, len(sigmas) - 1)
+    clean = latent.to(model.device) * LATENT_SCALE
+    noise = noise.to(model.device)
+    guided = Guided(
         model.unet,
         model.model_sampling,
-        prompt_tokens(positive, "positive").to(device),
-        prompt_tokens(negative, "negative").to(device),
+        resolve(positive, "positive", clean, model.model_sampling, model.unet.token_dim),
+        resolve(negative, "negative", clean, model.model_sampling, model.unet.token_dim),
         settings.cfg,
         model.context if model.unet.positions is not None else None,
     )
+    denoise: Denoiser = guided
     if noise_mask is not None:
-        denoise = masked(denoise, _mask_at(noise_mask, clean, model, sigmas), clean, noise)
+        held_noise = noise
+        if settings.sampler_name in OWN_MASK_NOISE:
+            held_noise = initial_noise(latent.shape, (settings.seed + 1) % 2**64).to(noise)
+        denoise = Masked(guided, _mask_at(noise_mask, clean, model, sigmas), clean, held_noise)
 
     last_denoised = clean
 
     def step_done(i: int, denoised: Tensor) -> None:
         nonlocal last_denoised
         last_denoised = denoised
+        guided.step = i + 1
         if on_step is not None:
             on_step(i + 1, len(sigmas) - 1)
 
-    run = Run(denoise, sigmas, step_done, lambda x: step_noise(x, settings.seed))
+    run = Run(
+        denoise=denoise,
+        sigmas=sigmas,
+        on_step=step_done,
+        seed=settings.seed,
+        sigma_range=_sigma_range(schedule, end, keep_noise=keep_noise),
+        percent_to_sigma=model.model_sampling.percent_to_sigma,
+    )
     x = SAMPLERS[settings.sampler_name](run, start(clean, noise, sigmas[0], model.model_sampling.sigma_max))
     # The reference takes the last step's estimate of the clean latent, which a sampler need not land on.
     return (x if keep_noise else last_denoised) / LATENT_SCALE
+
+
+def _sigma_range(schedule: Sequence[float], end: int, *, keep_noise: bool) -> tuple[float, float]:
+    """The lowest sigma above 0 and the highest of a schedule. In the reference, a run that is cut off at ``end`` and
+    goes to 0 there takes that sigma out of the schedule."""
+    cut = None if keep_noise or end >= len(schedule) - 1 else end
+    levels = [sigma for i, sigma in enumerate(schedule) if sigma > 0 and i != cut]
+    return min(levels), max(levels)
 
 
 def start(clean: Tensor, noise: Tensor, sigma: float, sigma_max: float) -> Tensor:

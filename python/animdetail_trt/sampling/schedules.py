@@ -1,4 +1,8 @@
-"""Schedules: which noise levels a run of n steps visits. Each returns falling sigmas, n + 1 as a rule, the last 0."""
+"""Schedules: which noise levels a run of n steps visits. Each returns falling sigmas, n + 1 as a rule, the last 0.
+
+They are float32, computed as such: the noise of an SDE sampler, a Brownian path between two sigmas, changes by the root
+of what a sigma changes by, so that one bit of a sigma is 3e-4 of the noise.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +37,7 @@ def sgm_uniform(model: ModelSampling, steps: int) -> list[float]:
 def karras(model: ModelSampling, steps: int, rho: float = 7.0) -> list[float]:
     """Evenly spaced in sigma^(1 / rho) (Karras et al. 2022, eq. 5)."""
     low, high = model.sigma_min ** (1 / rho), model.sigma_max ** (1 / rho)
-    ramp = torch.linspace(0, 1, steps).tolist()
-    return [(high + r * (low - high)) ** rho for r in ramp] + [0.0]
+    return [*((high + torch.linspace(0, 1, steps) * (low - high)) ** rho).tolist(), 0.0]
 
 
 def simple(model: ModelSampling, steps: int) -> list[float]:
@@ -45,8 +48,8 @@ def simple(model: ModelSampling, steps: int) -> list[float]:
 
 def exponential(model: ModelSampling, steps: int) -> list[float]:
     """Evenly spaced in log sigma."""
-    levels = torch.linspace(math.log(model.sigma_max), math.log(model.sigma_min), steps).tolist()
-    return [*map(math.exp, levels), 0.0]
+    levels = torch.linspace(math.log(model.sigma_max), math.log(model.sigma_min), steps)
+    return [*levels.exp().tolist(), 0.0]
 
 
 def ddim_uniform(model: ModelSampling, steps: int) -> list[float]:
@@ -75,7 +78,7 @@ def linear_quadratic(model: ModelSampling, steps: int, threshold: float = 0.025)
     slope = threshold / linear - 2 * rise / quadratic**2
     done = [i * threshold / linear for i in range(linear)]
     done += [square * i**2 + slope * i + square * linear**2 for i in range(linear, steps)]
-    return [*((1 - part) * model.sigma_max for part in done), 0.0]
+    return [*(torch.tensor([1 - part for part in done]) * model.sigma_max).tolist(), 0.0]
 
 
 def kl_optimal(model: ModelSampling, steps: int) -> list[float]:
@@ -87,16 +90,19 @@ def kl_optimal(model: ModelSampling, steps: int) -> list[float]:
 
 
 def align_your_steps(family: str) -> Schedule:
-    """The levels published for ten steps, interpolated in log sigma for others; the model's own range is not asked."""
+    """The levels published for ten steps (Sabour et al. 2024, arXiv:2404.14507), interpolated in log sigma for others;
+    the model's own range is not asked."""
 
     def schedule(model: ModelSampling, steps: int) -> list[float]:
         return _ending_at_nought(_interpolated(AYS_LEVELS[family], steps))
 
+    schedule.__doc__ = align_your_steps.__doc__
     return schedule
 
 
 def gits(model: ModelSampling, steps: int) -> list[float]:
-    """The levels published for 2 to 20 steps; those for 20, interpolated in log sigma, for more."""
+    """The levels published for 2 to 20 steps (Chen et al. 2024, arXiv:2405.11326); those for 20, interpolated in log
+    sigma, for more."""
     longest = max(GITS_LEVELS)
     if steps > longest:
         return _ending_at_nought(_interpolated(GITS_LEVELS[longest], steps))
