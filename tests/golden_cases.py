@@ -41,22 +41,46 @@ class Case:
         ]
         return tuple(self.settings["header"]), items
 
+    def controlled_segs(self, tiny: Path) -> adt.SEGS:
+        """The segments, each with the case's ControlNet if it has one."""
+        header, items = self.segs
+        control = self.settings.get("controlnet")
+        if control is None:
+            return header, items
+        network = adt.load_controlnet(tiny / "tiny_controlnet.safetensors", device="cpu", dtype="float32")
+        wrapper = adt.ControlNetWrapper(
+            network, control["strength"], control.get("start", 0.0), control.get("end", 1.0)
+        )
+        return header, [seg._replace(control_net_wrapper=wrapper) for seg in items]
+
+    def loras(self, tiny: Path) -> list[tuple[Path, float]]:
+        lora = self.settings.get("lora")
+        return [] if lora is None else [(tiny / f"{lora[0]}.safetensors", lora[1])]
+
     def conditioning(self, prefix: str = "") -> dict[str, Any]:
-        return {sign: [[self.tensors[prefix + sign], {}]] for sign in ("positive", "negative")}
+        return {sign: [[self.tensors[prefix + sign], self._extras(prefix + sign)]] for sign in ("positive", "negative")}
+
+    def _extras(self, name: str) -> dict[str, Any]:
+        mask = self.tensors.get(f"{name}.mask")
+        return {} if mask is None else {"mask": mask}
 
     def pipe(self, tiny: Path, checkpoint: str = "tiny_sd15", prefix: str = "") -> adt.BasicPipe:
         motion = self.settings["motion_module"]
         context = self.settings["context"]
         options = None
         if context is not None:
+            assert context["kind"] == "ADE_StandardStaticContextOptions"
             options = adt.ContextOptions(
-                context_length=context["context_length"], context_overlap=context["context_overlap"]
+                context_length=context["context_length"],
+                context_overlap=context["context_overlap"],
+                fuse_method=context.get("fuse_method"),
             )
         if prefix:
             motion = self.settings["refiner"].get("mm")
         pipe = adt.load_pipe(
             tiny / f"{checkpoint}.safetensors",
             motion_module=motion and tiny / f"{motion}.safetensors",
+            loras=[] if prefix else self.loras(tiny),
             context=options,
             device="cpu",
             dtype="float32",

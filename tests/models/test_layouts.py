@@ -66,7 +66,7 @@ def test_a_folder_is_the_single_file(tiny: Path, tiny_checkpoint: Path, tmp_path
         save_file({k: v.contiguous() for k, v in converted.items()}, tmp_path / part / f"{name}.safetensors")
     single, folder = (adt.load_pipe(p, device="cpu", dtype="float32") for p in (tiny_checkpoint, tmp_path))
     generator = torch.Generator().manual_seed(0)
-    latents, tokens = torch.randn(1, 2, 4, 8, 8, generator=generator), torch.randn(1, 77, 64, generator=generator)
+    latents, tokens = torch.randn(1, 2, 4, 8, 8, generator=generator), torch.randn(1, 1, 77, 64, generator=generator)
     assert torch.equal(single.model.unet(latents, 500, tokens), folder.model.unet(latents, 500, tokens))
     pixels = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
     assert torch.equal(single.vae.encode(pixels), folder.vae.encode(pixels))
@@ -129,7 +129,7 @@ def test_a_wrong_checkpoint_is_named(keys: dict[str, tuple[int, ...]], words: st
 
 def test_wrong_files_in_wrong_places(tiny: Path, tmp_path: Path) -> None:
     sd15 = tiny / "tiny_sd15.safetensors"
-    with pytest.raises(CheckpointError, match="it is a LoRA. This version does not apply"):
+    with pytest.raises(CheckpointError, match="it is a LoRA. Give it as a LoRA"):
         adt.load_pipe(tiny / "tiny_lora.safetensors")
     with pytest.raises(CheckpointError, match="it is an AnimateDiff motion module. Give it as the motion module"):
         adt.load_pipe(tiny / "tiny_mm_v2.safetensors")
@@ -137,8 +137,6 @@ def test_wrong_files_in_wrong_places(tiny: Path, tmp_path: Path) -> None:
         adt.load_pipe(sd15, motion_module=sd15)
     with pytest.raises(CheckpointError, match="cannot be used as a VAE"):
         adt.load_pipe(sd15, vae=tiny / "tiny_mm_v2.safetensors")
-    with pytest.raises(CheckpointError, match="AnimateLCM"):
-        adt.load_pipe(sd15, motion_module=tiny / "tiny_mm_lcm.safetensors")
     three_levels = {
         key: value
         for key, value in load_file(tiny / "tiny_mm_v2.safetensors").items()
@@ -224,7 +222,7 @@ def test_unknown_choices_list_the_known(tiny: Path) -> None:
         ({"device": "mps"}, "device 'mps' is not supported"),
         ({"vae": 5}, "vae must be a path, not 5"),
         ({"context": 16}, "context must be ContextOptions, not 16"),
-        ({"loras": [("a.safetensors", 1.0)]}, "does not merge LoRAs"),
+        ({"loras": [("a.safetensors", 1.0)]}, "no such file: a.safetensors"),
     ):
         with pytest.raises(adt.AnimDetailError, match=words):
             adt.load_pipe(sd15, **arguments)

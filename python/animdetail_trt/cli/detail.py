@@ -7,6 +7,7 @@ read and the segments found, and only then are the models loaded.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from animdetail_trt.cli.progress import Display
+    from animdetail_trt.detailer.improvements import Improvements
     from animdetail_trt.media.clip import Clip, Sink, Source
     from animdetail_trt.segs import SEGS
 
 _MAX_SEED = 2**64 - 1
 _SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_IMPROVEMENTS = ("round-to-8", "merge-masks", "scale-regions", "follow-motion")
+"""Those of ``Improvements`` that a command line can meet: it has no hooks."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,6 +59,14 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
     add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
     add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    add(
+        "--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="LoRA, .safetensors, at strength 1 unless another is given; may be given several times",
+    )  # fmt: skip
+    add(
+        "--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="motion LoRA for the motion module, in the same way",
+    )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
     add("--backend", default="auto", help="what runs the models")
@@ -94,6 +106,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--max-size", type=between(64, 16384), default=1024, help="pixels that no side exceeds")
     add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
     add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
+    add(
+        "--improve", type=parse_improvements, metavar="LIST",
+        help=f"do better than the reference: all, or some of {','.join(_IMPROVEMENTS)}",
+    )  # fmt: skip
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +143,29 @@ def parse_rate(text: str) -> Fraction:
     if not 0 < rate <= 1000:
         raise argparse.ArgumentTypeError(f"{text} frames per second is out of range. Use 1/1001 to 1000")
     return rate
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (Path(path), _finite(strength)) if colon and path else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def parse_improvements(text: str) -> tuple[str, ...]:
+    names = _IMPROVEMENTS if text == "all" else tuple(name.strip() for name in text.split(","))
+    if unknown := [name for name in names if name not in _IMPROVEMENTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of all, {', '.join(_IMPROVEMENTS)}")
+    return names
 
 
 @dataclass
@@ -171,15 +210,16 @@ def _describe(clip: Clip) -> str:
 def _run_models(
     args: argparse.Namespace, clip: Clip, sink: Sink, segs: SEGS, timings: Timings, display: Display
 ) -> None:
-    from animdetail_trt.cli.progress import Observers
+    from animdetail_trt.cli.progress import Observers, log_shown
     from animdetail_trt.cli.report import write_report
     from animdetail_trt.detailer.report import RunReport
     from animdetail_trt.media.segs_file import write_segs
 
     if args.save_segs:
         write_segs(args.save_segs, segs)
-    with timings.phase("load"), display.phase("loading models"):
+    with timings.phase("load"), display.phase("loading models"), log_shown(display):
         pipe = _load_pipe(args)
+    segs = _scaled(args, clip, segs)
     report = RunReport()
     with timings.phase("detail"), _out_of_memory_hint():
         frames = _detail(args, clip, segs, pipe, Observers([display.observer(), report]))
@@ -194,13 +234,15 @@ def _run_models(
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     """All that can be known to be wrong before the first frame is decoded."""
-    from animdetail_trt.cli.paths import check_paths_differ
+    from animdetail_trt.cli.paths import check_paths_differ, model_files
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
     _check_names(args)
-    for flag, path in [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]:
-        if path is not None and not path.exists():
+    if args.motion_lora and args.motion_module is None:
+        raise InputError("--motion-lora needs a motion module. Give one with --motion-module FILE.")
+    for flag, path in model_files(args):
+        if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
     _check_model_files(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
@@ -225,6 +267,10 @@ def _check_model_files(args: argparse.Namespace) -> None:
         check_file(args.motion_module, ("motion-module",), "a motion module for SD 1.5")
     if args.vae is not None:
         check_file(args.vae, ("vae", "sd15"), "a VAE")
+    for path, _ in args.lora:
+        check_file(path, ("lora",), "a LoRA")
+    for path, _ in args.motion_lora:
+        check_file(path, ("motion-lora",), "a motion LoRA")
 
 
 def _check_names(args: argparse.Namespace) -> None:
@@ -282,10 +328,29 @@ def _load_pipe(args: argparse.Namespace) -> Any:
     from animdetail_trt.models.pipe import load_pipe
 
     pipe = load_pipe(
-        args.checkpoint, motion_module=args.motion_module, vae=args.vae, context=_context(args),
-        device=args.device, dtype=args.dtype, backend=args.backend,
+        args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
+        context=_context(args), device=args.device, dtype=args.dtype, backend=args.backend,
     )  # fmt: skip
     return pipe.with_prompt(args.prompt, args.negative)
+
+
+def _improvements(args: argparse.Namespace) -> Improvements | None:
+    """None where none is asked for."""
+    from animdetail_trt.detailer.improvements import Improvements
+
+    if args.improve is None:
+        return None
+    return Improvements(call_hooks=False, **{name.replace("-", "_"): name in args.improve for name in _IMPROVEMENTS})
+
+
+def _scaled(args: argparse.Namespace, clip: Clip, segs: SEGS) -> SEGS:
+    """The segments as scale-regions, if it is on, scales them: preview and report then show what is painted."""
+    from animdetail_trt.detailer.plan import scale_segs
+
+    improvements = _improvements(args)
+    if improvements is None or not improvements.scale_regions:
+        return segs
+    return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements)
 
 
 def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: Any, observer: Any) -> Tensor:
@@ -307,6 +372,8 @@ def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: Any, observe
         feather=args.feather,
         basic_pipe=pipe,
         noise_mask_feather=args.noise_mask_feather,
+        reference_mode=args.improve is None,
+        improvements=_improvements(args),
         observer=observer,
     )
     return frames

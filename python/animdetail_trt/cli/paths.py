@@ -16,6 +16,14 @@ NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""
 
 
+def model_files(args: argparse.Namespace) -> list[NamedFile]:
+    """The models that were given."""
+    files = [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]
+    files += [("--lora", path) for path, _ in args.lora]
+    files += [("--motion-lora", path) for path, _ in args.motion_lora]
+    return [(name, path) for name, path in files if path is not None]
+
+
 def check_paths_differ(args: argparse.Namespace, source: Source) -> None:
     """Compare every file that will be written with every file that is read. Raises MediaError for the first clash."""
     seen = {path.resolve(): name for name, path in _files_read(args, source)}
@@ -43,9 +51,7 @@ def _files_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]
             yield "--masks", path
     for path in args.checkpoint.rglob("*") if args.checkpoint.is_dir() else [args.checkpoint]:
         yield "--checkpoint", path
-    for name, model in (("--motion-module", args.motion_module), ("--vae", args.vae)):
-        if model is not None:
-            yield name, model
+    yield from (file for file in model_files(args) if file[0] != "--checkpoint")
 
 
 def _files_written(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]:

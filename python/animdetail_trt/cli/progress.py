@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -46,12 +48,19 @@ class Observers(Observer):
 
 
 class Display:
-    """Shows nothing; the two below show more."""
+    """Shows nothing but warnings; the two below show more."""
+
+    note_level = logging.WARNING
+    """From which level on what the package logs is shown."""
 
     @contextmanager
     def phase(self, description: str, total: int | None = None) -> Iterator[Tick]:
         """A part of the run with ``total`` things to do, if that is known; call the Tick as they are done."""
         yield lambda done: None
+
+    def note(self, text: str) -> None:
+        """Something to be read beside the progress."""
+        print(text, file=sys.stderr)
 
     def observer(self) -> Observer:
         return Observer()
@@ -59,6 +68,8 @@ class Display:
 
 class Lines(Display):
     """One line per phase and segment, for logs and pipes."""
+
+    note_level = logging.INFO
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,12 +80,17 @@ class Lines(Display):
         yield lambda done: None
         self._console.print(f"{description}: {time.perf_counter() - start:.1f} s", highlight=False, markup=False)
 
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
     def observer(self) -> Observer:
         return _LineObserver(self._console)
 
 
 class Bars(Display):
     """A row with a bar for each phase, for the whole run of the segments, and for the one being worked on."""
+
+    note_level = logging.INFO
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -93,8 +109,34 @@ class Bars(Display):
         done = done_so_far[0] or 1
         self._progress.update(task, total=done, completed=done)
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
     def observer(self) -> Observer:
         return _BarObserver(self._progress)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, display: Display) -> None:
+        super().__init__(display.note_level)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.note(f"warning: {record.getMessage()}" if record.levelno > logging.INFO else record.getMessage())
+
+
+@contextmanager
+def log_shown(display: Display) -> Iterator[None]:
+    """Show what the package logs beside the progress."""
+    logger = logging.getLogger("animdetail_trt")
+    handler, level = _Notes(display), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager

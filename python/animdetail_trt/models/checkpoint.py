@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +121,13 @@ def _motion(*, four_levels: bool) -> Callable[[Collection[str]], bool]:
 
 # First match wins: the special before the general.
 _RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
-    ("motion-lora", lambda keys: _any("temporal_transformer.")(keys) and _any("lora")(keys)),
+    ("motion-lora", lambda keys: _any("temporal_transformer.", "motion_modules.")(keys) and _any("lora")(keys)),
     ("motion-module", _motion(four_levels=True)),
     ("sdxl-motion-module", _motion(four_levels=False)),
     ("motion-module-diffusers", lambda keys: _any("motion_modules.")(keys) and not _start("conv_in.")(keys)),
-    ("lora", _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "hada_w1", "lokr_w", ".dora_scale")),
+    ("lora", _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "_lora.", ".lora_linear_layer.")),
+    ("lora", _any("hada_w1", "lokr_w", ".dora_scale")),
+    ("lora", _start("lora_unet_", "lora_te", "lycoris_")),
     ("controlnet", _any("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "zero_convs.")),
     ("sdxl", _any("model.diffusion_model.label_emb.", "conditioner.embedders.", "add_embedding.")),
     ("other-diffusion", _any("double_blocks.", "joint_blocks.", "transformer_blocks.0.attn.to_q.", "cap_embedder.")),
@@ -136,13 +138,20 @@ _RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
 )
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN and no infinity; the sum tells it, unless it overflows itself."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
+
+
 def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], purpose: str) -> None:
     """Raise a CheckpointError that says what the file is and where it belongs, unless it is what is wanted."""
     kind = recognise(shapes)
     if kind in wanted:
         return
     remedy = {
-        "lora": "This version does not apply LoRAs: merge it into the checkpoint beforehand",
+        "lora": "Give it as a LoRA: --lora FILE, or loras=[(path, strength)]",
+        "motion-lora": "Give it as a motion LoRA: --motion-lora FILE, or motion_loras=[(path, strength)]",
+        "controlnet": "Load it with load_controlnet and put it on a SEG with ControlNetWrapper",
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
@@ -151,13 +160,13 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
     raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
 
 
-def count_numbered(tensors: StateDict, pattern: str) -> int:
+def count_numbered(keys: Iterable[str], pattern: str) -> int:
     """How many there are of what keys number from 0: the pattern's group is the number."""
-    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, tensors) if match)
+    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, keys) if match)
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
+def reading(source: str, what: str = "Stable Diffusion 1.5 model") -> Iterator[None]:
     """Turn what goes wrong while a file's tensors are looked up and renamed into one message."""
     try:
         yield
@@ -165,7 +174,7 @@ def reading(source: str) -> Iterator[None]:
         raise
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{source} lacks a part that every Stable Diffusion 1.5 model has ({error!r}). "
+            f"{source} lacks a part that every {what} has ({error!r}). "
             "It is damaged, or a variant that this version does not read"
         ) from error
 

@@ -1,4 +1,5 @@
-"""AnimateDiff motion modules v1, v2 and v3 (Guo et al. 2023, arXiv:2307.04725), as the reference computes them.
+"""AnimateDiff motion modules v1, v2 and v3 (Guo et al. 2023, arXiv:2307.04725) and AnimateLCM's, as the reference
+computes them.
 
 diffusers' UNetMotionModel holds the same weights but normalises otherwise: its motion transformers take GroupNorm
 over all frames together, its other layers one frame at a time, whatever the version. The reference's v2 and v3
@@ -8,7 +9,8 @@ replaced here, nothing else. The table of positions is the file's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +19,12 @@ from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError
 from animdetail_trt.models.checkpoint import StateDict, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.lora import LoraFiles, merge_motion_loras
+from animdetail_trt.models.lora_names import plain_name
 
 Version = Literal["v1", "v2", "v3"]
 
+ANIMATE_LCM_POSITIONS = 64
 _POSITION_TABLE = "attention_blocks.0.pos_encoder.pe"
 _RENAMES = (
     (".temporal_transformer", ""),
@@ -34,12 +39,14 @@ _RENAMES = (
 
 @dataclass(frozen=True)
 class MotionModule:
-    """tensors: diffusers layout, with the position tables; positions: frames that they cover; source: the file."""
+    """tensors: diffusers layout, with the position tables; positions: frames that they cover; source: the file;
+    distilled: an AnimateLCM module (Wang et al. 2024, arXiv:2402.00769), made for a few steps of lcm."""
 
     tensors: StateDict
     version: Version
     positions: int
     source: str
+    distilled: bool = False
 
 
 def load_motion_module(path: str | Path) -> MotionModule:
@@ -47,17 +54,28 @@ def load_motion_module(path: str | Path) -> MotionModule:
     raw = {key.removeprefix("module."): value for key, value in read_tensors(path).items()}
     require_kind(path, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
     tables = [value for key, value in raw.items() if key.endswith(_POSITION_TABLE)]
-    if not tables:
-        raise CheckpointError(
-            f"{path} has no table of positions: it is an AnimateLCM module, which this version does not read yet. "
-            "Choose an AnimateDiff v1, v2 or v3 module"
-        )
-    positions = tables[0].shape[1]
+    distilled = not tables
+    if distilled:
+        raw |= _computed_tables(raw)
+    positions = ANIMATE_LCM_POSITIONS if distilled else tables[0].shape[1]
     if any(key.startswith("mid_block.") for key in raw):
         version: Version = "v2"
     else:
         version = "v3" if positions == 32 else "v1"
-    return MotionModule(_to_diffusers(raw, path), version, positions, str(path))
+    return MotionModule(_to_diffusers(raw, path), version, positions, str(path), distilled)
+
+
+def _computed_tables(raw: StateDict) -> StateDict:
+    """The position tables that an AnimateLCM file leaves out: the sinusoids of Vaswani et al. 2017, sec. 3.5."""
+    tables: StateDict = {}
+    for key, value in raw.items():
+        if key.endswith("attention_blocks.0.to_q.weight"):
+            channels = value.shape[1]
+            position = torch.arange(ANIMATE_LCM_POSITIONS)[:, None]
+            rate = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
+            table = torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1).reshape(1, -1, channels)
+            tables[key.replace("to_q.weight", "pos_encoder.pe")] = table
+    return tables
 
 
 def _to_diffusers(raw: StateDict, path: str | Path) -> StateDict:
@@ -68,10 +86,36 @@ def _to_diffusers(raw: StateDict, path: str | Path) -> StateDict:
             if not torch.equal(value, raw[key.replace("attention_blocks.1", "attention_blocks.0")]):
                 raise CheckpointError(f"{path} has two different position tables in one block, at {key!r}")
             continue
-        for old, new in _RENAMES:
-            key = key.replace(old, new)
-        tensors[key] = value
+        tensors[_diffusers_name(key)] = value
     return tensors
+
+
+def _diffusers_name(name: str) -> str:
+    for old, new in _RENAMES:
+        name = name.replace(old, new)
+    return name
+
+
+def with_motion_loras(motion: MotionModule, files: LoraFiles) -> MotionModule:
+    """The module with motion LoRAs merged, which are trained for one camera move each."""
+    merged = merge_motion_loras(files, motion.tensors, lambda name: _diffusers_name(plain_name(name)))
+    return replace(motion, tensors=merged)
+
+
+def with_strength(motion: MotionModule, scale: float, effect: float) -> MotionModule:
+    """The module with AnimateDiff-Evolved's scale and effect, 1 each by default, worked into its weights.
+
+    scale: the keys of its attentions are multiplied by it: more is more motion
+    effect: its output is ``x (1 - effect) + module(x) effect``; what it adds to x comes from its last projection
+    """
+    factors = {".to_k.weight": scale, ".proj_out.weight": effect, ".proj_out.bias": effect}
+    changed = {
+        key: value.float() * factor
+        for key, value in motion.tensors.items()
+        for end, factor in factors.items()
+        if key.endswith(end) and factor != 1
+    }
+    return replace(motion, tensors=motion.tensors | changed)
 
 
 class PerFrameGroupNorm(nn.GroupNorm):

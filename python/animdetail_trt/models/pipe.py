@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
 from animdetail_trt.backends.torch_backend import TorchUNet, TorchVae
+from animdetail_trt.checks import is_number
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import Placement, StateDict, read_tensors, reading, require_kind, shapes_of
-from animdetail_trt.models.motion import MotionModule, load_motion_module
+from animdetail_trt.models.lora import LoraFiles, check_lora_files, merge_loras
+from animdetail_trt.models.motion import MotionModule, load_motion_module, with_motion_loras, with_strength
 from animdetail_trt.models.text import ClipText
 from animdetail_trt.models.unet import build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, load_vae_file, vae_from_diffusers, vae_from_ldm
+from animdetail_trt.sampling.conditioning import Conditioning
 from animdetail_trt.sampling.context import ContextOptions
-from animdetail_trt.sampling.guidance import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
-from animdetail_trt.sampling.model_sampling import ModelSampling
+from animdetail_trt.sampling.model_sampling import ModelSampling, check_beta_schedule
 
 
 class BasicPipe(NamedTuple):
@@ -69,7 +71,11 @@ def load_pipe(
     *,
     motion_module: str | Path | None = None,
     vae: str | Path | None = None,
-    loras: Sequence[Any] = (),
+    loras: LoraFiles = (),
+    motion_loras: LoraFiles = (),
+    motion_scale: float = 1.0,
+    motion_effect: float = 1.0,
+    beta_schedule: str = "autoselect",
     context: ContextOptions | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
@@ -78,22 +84,32 @@ def load_pipe(
     """Load SD 1.5, with an AnimateDiff motion module if one is given.
 
     checkpoint: a single-file safetensors checkpoint (LDM layout) or a diffusers folder
-    motion_module: AnimateDiff v1, v2 or v3 in its original layout, safetensors
+    motion_module: AnimateDiff v1, v2, v3 or AnimateLCM in its original layout, safetensors
     vae: a VAE file that takes the place of the checkpoint's own
-    loras: not in this version; anything but an empty sequence is refused
+    loras: ``[(path, strength), ...]``, merged in order into the UNet and the text encoder: LoRA, LoCon, LoHa, LoKr or
+        DoRA in kohya's, diffusers' or peft's names; how much of a file found its place is logged
+    motion_loras: the same, merged into the motion module
+    motion_scale: of the motion module's attention keys: more is more motion; motion_effect: 0 none of it, 1 all of it
+    beta_schedule: the noise levels; by default those that the motion module was trained on, see BETA_SCHEDULES
     context: windows for clips longer than the motion module's positions
     device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16 (of the UNet and the text encoder; the
     VAE, whose range float16 does not hold, runs in float32 then); backend: auto, torch
 
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
     """
-    if loras:
-        raise InputError(f"loras {loras!r:.80}: this version does not merge LoRAs. Merge them beforehand")
+    loras, motion_loras = check_lora_files("loras", loras), check_lora_files("motion_loras", motion_loras)
+    for name, factor in (("motion_scale", motion_scale), ("motion_effect", motion_effect)):
+        if not is_number(factor) or not math.isfinite(factor):
+            raise InputError(f"{name} must be a finite number, not {factor!r}")
+    if motion_module is None and (motion_loras or (motion_scale, motion_effect) != (1, 1)):
+        raise InputError("motion_loras, motion_scale and motion_effect need a motion module. Give motion_module=path")
     for name, path in (("checkpoint", checkpoint), ("motion_module", motion_module), ("vae", vae)):
         if not isinstance(path, str | Path) and (path is not None or name == "checkpoint"):
             raise InputError(f"{name} must be a path, not {path!r}")
     if context is not None and not isinstance(context, ContextOptions):
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
+    if beta_schedule != "autoselect":
+        check_beta_schedule(beta_schedule)
     choose_backend(backend)
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
@@ -102,9 +118,11 @@ def load_pipe(
     source = str(checkpoint)
     with reading(str(motion_module)):
         motion = None if motion_module is None else load_motion_module(motion_module)
+        if motion is not None:
+            motion = with_strength(with_motion_loras(motion, motion_loras), motion_scale, motion_effect)
     replacement_vae = None if vae is None else load_vae_file(vae)
     with reading(source):
-        parts = read_parts(Path(checkpoint))
+        parts = with_loras(read_parts(Path(checkpoint)), loras)
     vae_tensors = parts.vae if replacement_vae is None else replacement_vae
     if vae_tensors is None:
         raise CheckpointError(f"{source} holds no VAE. Give one with --vae, or vae=path")
@@ -119,13 +137,23 @@ def load_pipe(
     vae_source = source if vae is None else str(vae)
     with reading(vae_source):
         vae_module = build_vae(vae_tensors, vae_source, vae_place)
-    model = DiffusionModel(TorchUNet(unet.module, unet.positions), model_sampling_for(motion), context)
+    model = DiffusionModel(TorchUNet(unet.module, unet.positions), model_sampling_for(motion, beta_schedule), context)
     return BasicPipe(model, clip, TorchVae(vae_module), None, None)
 
 
-def model_sampling_for(motion: MotionModule | None) -> ModelSampling:
-    """SD 1.5's noise levels, or those that its motion modules were trained on."""
-    return ModelSampling("linear" if motion is None else "sqrt_linear")
+def model_sampling_for(motion: MotionModule | None, beta_schedule: str = "autoselect") -> ModelSampling:
+    """Of the named schedule; by default SD 1.5's noise levels, or those that its motion modules were trained on."""
+    if beta_schedule != "autoselect":
+        return ModelSampling(check_beta_schedule(beta_schedule))
+    if motion is None:
+        return ModelSampling("linear")
+    return ModelSampling("lcm" if motion.distilled else "sqrt_linear")
+
+
+def with_loras(parts: Parts, loras: LoraFiles) -> Parts:
+    """A checkpoint's parts with LoRAs merged into its UNet and text encoder; what each covered is logged."""
+    unet, text = merge_loras(loras, parts.unet, parts.text)
+    return parts._replace(unet=unet, text=text)
 
 
 def read_parts(checkpoint: Path) -> Parts:

@@ -27,11 +27,11 @@ def unet_from_ldm(tensors: StateDict) -> StateDict:
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     unet = {k: v for k, v in tensors.items() if k.startswith(LDM_PREFIX)}
-    converted: StateDict = convert_ldm_unet_checkpoint(unet, {"layers_per_block": _ldm_layers_per_block(unet)})
+    converted: StateDict = convert_ldm_unet_checkpoint(unet, {"layers_per_block": ldm_layers_per_block(unet)})
     return converted
 
 
-def _ldm_layers_per_block(unet: StateDict) -> int:
+def ldm_layers_per_block(unet: StateDict) -> int:
     """Input block 0 is the first convolution and the first downsampler ends the first level."""
     downsamplers = (re.search(r"input_blocks\.(\d+)\.0\.op\.weight", key) for key in unet)
     return min(int(match[1]) for match in downsamplers if match) - 1
@@ -39,19 +39,26 @@ def _ldm_layers_per_block(unet: StateDict) -> int:
 
 def unet_config(tensors: StateDict) -> dict[str, Any]:
     """The diffusers configuration that these weights (diffusers layout) were made for, read from their shapes."""
+    config = encoder_config(tensors)
+    return config | {
+        "out_channels": tensors["conv_out.weight"].shape[0],
+        "up_block_types": tuple(
+            "CrossAttnUpBlock" if f"up_blocks.{i}.attentions.0.norm.weight" in tensors else "UpBlock"
+            for i in range(len(config["block_out_channels"]))
+        ),
+    }
+
+
+def encoder_config(tensors: StateDict) -> dict[str, Any]:
+    """The part of it that a ControlNet shares with the UNet: its way down."""
     levels = count_numbered(tensors, r"down_blocks\.(\d+)\.")
     return {
         "in_channels": tensors["conv_in.weight"].shape[1],
-        "out_channels": tensors["conv_out.weight"].shape[0],
         "block_out_channels": tuple(tensors[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)),
         "layers_per_block": count_numbered(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
         "cross_attention_dim": next(t for k, t in tensors.items() if k.endswith("attn2.to_k.weight")).shape[1],
         "down_block_types": tuple(
             "CrossAttnDownBlock" if f"down_blocks.{i}.attentions.0.norm.weight" in tensors else "DownBlock"
-            for i in range(levels)
-        ),
-        "up_block_types": tuple(
-            "CrossAttnUpBlock" if f"up_blocks.{i}.attentions.0.norm.weight" in tensors else "UpBlock"
             for i in range(levels)
         ),
         "norm_num_groups": 32,
