@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "ops": {"errors", "segs", "_C"},
     "backends": {"errors"},
     "sampling": {"errors", "checks", "backends"},
-    "models": {"errors", "backends", "sampling"},
+    "models": {"errors", "checks", "backends", "sampling"},
     "detailer": {"errors", "checks", "segs", "geometry", "ops", "backends", "sampling"},
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},

@@ -16,22 +16,28 @@ if TYPE_CHECKING:
         SEGSDetailerForAnimateDiff,
         SEGSPaste,
     )
+    from animdetail_trt.detailer.improvements import Improvements
     from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff
     from animdetail_trt.errors import AnimDetailError
+    from animdetail_trt.models.controlnet import load_controlnet
     from animdetail_trt.models.pipe import BasicPipe, load_pipe
     from animdetail_trt.sampling.context import ContextOptions
+    from animdetail_trt.sampling.control import ControlNetWrapper
     from animdetail_trt.segs import SEG, SEGS
 
 _HOMES = {
     "AnimDetailError": "animdetail_trt.errors",
     "BasicPipe": "animdetail_trt.models.pipe",
     "ContextOptions": "animdetail_trt.sampling.context",
+    "ControlNetWrapper": "animdetail_trt.sampling.control",
     "DetailerForEachPipeForAnimateDiff": "animdetail_trt.detailer.detailer",
+    "Improvements": "animdetail_trt.detailer.improvements",
     "MaskToSEGS_for_AnimateDiff": "animdetail_trt.detailer.mask_to_segs",
     "SEG": "animdetail_trt.segs",
     "SEGS": "animdetail_trt.segs",
     "SEGSDetailerForAnimateDiff": "animdetail_trt.detailer.detailer",
     "SEGSPaste": "animdetail_trt.detailer.detailer",
+    "load_controlnet": "animdetail_trt.models.controlnet",
     "load_pipe": "animdetail_trt.models.pipe",
 }
 _MODULES = ("ops", "sampling")
@@ -42,11 +48,14 @@ __all__ = [
     "AnimDetailError",
     "BasicPipe",
     "ContextOptions",
+    "ControlNetWrapper",
     "DetailerForEachPipeForAnimateDiff",
+    "Improvements",
     "MaskToSEGS_for_AnimateDiff",
     "SEGSDetailerForAnimateDiff",
     "SEGSPaste",
     "__version__",
+    "load_controlnet",
     "load_pipe",
     "ops",
 ]

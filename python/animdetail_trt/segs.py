@@ -15,7 +15,8 @@ class SEG(NamedTuple):
     cropped_mask: float32 (h, w) or (n, h, w) in 0..1, NumPy or torch
     confidence: detector score in 0..1
     crop_region: what is cropped, enlarged and sampled
-    bbox: what was detected; lies inside crop_region as a rule
+    bbox: what was detected; lies inside crop_region as a rule. With reference_mode=False it may be a list of a box, or
+        None, for every frame, which the crop follows
     label: class name such as "face"
     control_net_wrapper: None, or an object with ``apply(positive, negative, images, mask, use_acn=True)``
     """

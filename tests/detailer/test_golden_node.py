@@ -29,6 +29,11 @@ CASES = [
     "refiner",
     "refiner_motion",
     "context_standard_static",
+    "context_overlap_linear",
+    "cond_mask",
+    "animatelcm",
+    "dpmpp_sde",
+    "uni_pc",
     "ays_sd1",
     "gits",
 ]

@@ -10,6 +10,8 @@ from torch import Tensor
 from animdetail_trt import ops
 from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.detailer.arrays import float_tensor
+from animdetail_trt.detailer.hooks import METHODS, NO_HOOKS, REFERENCE_METHODS, Hooks
+from animdetail_trt.detailer.improvements import REFERENCE, Improvements, choose_improvements
 from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import (
     SegmentPlan,
@@ -19,12 +21,14 @@ from animdetail_trt.detailer.plan import (
     mask_of,
     plan_segments,
     scale_segs,
+    with_work_size,
 )
 from animdetail_trt.detailer.report import Observer, timed
-from animdetail_trt.detailer.segment import Painter, detail_segment
+from animdetail_trt.detailer.segment import Painter, detail_segment, with_controls
 from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.conditioning import Conditioning, check_conditioning
 from animdetail_trt.sampling.context import check_context
-from animdetail_trt.sampling.guidance import Conditioning, prompt_tokens
+from animdetail_trt.sampling.control import check_wrapper
 from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import SampleSettings
@@ -56,6 +60,8 @@ class DetailerForEachPipeForAnimateDiff:
         scheduler_func_opt: Any = None,
         *legacy: Any,
         inpaint_model: bool = False,
+        reference_mode: bool = True,
+        improvements: Improvements | None = None,
         observer: Observer | None = None,
     ) -> tuple[Tensor, SEGS, Any, list[Tensor]]:
         """Return (image, segs, basic_pipe, cnet_images).
@@ -66,7 +72,10 @@ class DetailerForEachPipeForAnimateDiff:
         guide_size, guide_size_for, max_size: how far a crop is enlarged (True: measured on the bbox)
         feather: pixels of Gaussian blur of the mask that the patch is pasted through
         noise_mask_feather: the same of the mask that is sampled in; above 0 it also makes it differential
-        detailer_hook: its ``post_paste(frames)`` is called after each segment; what it returns replaces the frames
+        detailer_hook: its ``post_paste(frames)`` is called after each segment; what it returns replaces the frames. The
+            methods that are called with reference_mode=False are in ``detailer.hooks``
+        reference_mode: True gives the reference's numbers; False all that ``Improvements`` names, or, of that, what
+            ``improvements`` leaves on. A SEG's bbox may then be one box, or None, for each frame
         legacy, inpaint_model: early versions had inpaint_model before noise_mask_feather; accepted, without effect
         observer: told of each stage and step
 
@@ -78,32 +87,41 @@ class DetailerForEachPipeForAnimateDiff:
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
         settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("feather", feather)
-        if detailer_hook is not None and not hasattr(detailer_hook, "post_paste"):
-            raise InputError(f"detailer_hook must have post_paste(frames), and {type(detailer_hook).__name__} has not")
-        plans = plan_segments(segs, _size(frames), len(frames), sizes)
+        check_feather("noise_mask_feather", noise_mask_feather)
+        better = choose_improvements(reference_mode, improvements)
+        hooks = Hooks(detailer_hook, METHODS if better.call_hooks else REFERENCE_METHODS)
+        soft_px = max(feather, noise_mask_feather)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, soft_px)
+        header = _header(segs, frames, better)
         observer = observer or Observer()
         if not plans:  # as in the reference, the pipe is then not looked at
             observer.begin_run(0, steps)
-            return ops.working_copy(frames), (segs[0], []), basic_pipe, []
+            return ops.working_copy(frames), (header, []), basic_pipe, []
         painter = make_painter(
-            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better, hooks
         )
+        _check_controls(plans, painter)
         observer.begin_run(len(plans), steps)
 
         # The one copy of the frames: every segment is pasted into it in place.
         canvas = ops.working_copy(frames)
         enhanced: list[SEG] = []
+        cnet_images: list[Tensor] = []
         for index, plan in enumerate(plans):
+            plan = with_work_size(plan, hooks.touch_scaled_size(plan.work_size), better)
             _begin(observer, index, plan)
-            patch = detail_segment(canvas, plan, painter, index, observer)
+            steered, images = with_controls(canvas, plan, painter)
+            cnet_images += images
+            patch = detail_segment(canvas, plan, steered, index, observer)
             with timed(observer, index, "paste"):
                 paste(canvas, patch, plan.mask, plan.seg.crop_region, feather, alpha=255)
-            if detailer_hook is not None:
+            if hooks.has("post_paste"):
                 with timed(observer, index, "hook"):
-                    canvas = _after_hook(detailer_hook, canvas)
+                    # A hook may keep what it is given or returns, so what follows is pasted into a copy.
+                    canvas = ops.working_copy(hooks.post_paste(canvas))
             enhanced.append(_enhanced(plan.seg, patch))
             observer.end_segment(index)
-        return canvas, (segs[0], enhanced), basic_pipe, []
+        return canvas, (header, enhanced), basic_pipe, cnet_images
 
 
 class SEGSDetailerForAnimateDiff:
@@ -129,6 +147,8 @@ class SEGSDetailerForAnimateDiff:
         scheduler_func_opt: Any = None,
         *legacy: Any,
         inpaint_model: bool = False,
+        reference_mode: bool = True,
+        improvements: Improvements | None = None,
         observer: Observer | None = None,
     ) -> tuple[SEGS, list[Tensor]]:
         """Return (segs, cnet_images); arguments as in DetailerForEachPipeForAnimateDiff.
@@ -139,30 +159,46 @@ class SEGSDetailerForAnimateDiff:
         frames = check_frames(image_frames)
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
         settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
-        plans = plan_segments(segs, _size(frames), len(frames), sizes)
+        check_feather("noise_mask_feather", noise_mask_feather)
+        better = choose_improvements(reference_mode, improvements)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather)
         painter = make_painter(
-            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames)
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better
         )
+        _check_controls(plans, painter)
         observer = observer or Observer()
         observer.begin_run(len(plans), steps)
         enhanced: list[SEG] = []
+        cnet_images: list[Tensor] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
-            enhanced.append(_enhanced(plan.seg, detail_segment(frames, plan, painter, index, observer)))
+            steered, images = with_controls(frames, plan, painter)
+            cnet_images += images
+            enhanced.append(_enhanced(plan.seg, detail_segment(frames, plan, steered, index, observer)))
             observer.end_segment(index)
         header, _ = scale_segs((segs[0], []), _size(frames))
-        return (header, enhanced), [torch.zeros(1, 64, 64, 3)]
+        return (header, enhanced), cnet_images or [torch.zeros(1, 64, 64, 3)]
 
 
 class SEGSPaste:
     """Paste the crops that SEGS carry into frames, through their feathered masks."""
 
     @staticmethod
-    def doit(image: Any, segs: SEGS, feather: int = 5, alpha: int = 255, ref_image_opt: Any = None) -> tuple[Tensor]:
+    def doit(
+        image: Any,
+        segs: SEGS,
+        feather: int = 5,
+        alpha: int = 255,
+        ref_image_opt: Any = None,
+        *,
+        reference_mode: bool = True,
+        improvements: Improvements | None = None,
+    ) -> tuple[Tensor]:
         """Return (image,): a new float32 CPU tensor (f, H, W, 3).
 
         A crop must have a frame for each of ``image``'s; one without a crop is passed over, unless ``ref_image_opt``
-        (f, H, W, 3) is given, whose pixels are then taken for every segment.
+        (f, H, W, 3) is given, whose pixels are then taken for every segment. Of the improvements, scale_regions is
+        all that concerns a paste.
         """
         frames = check_frames(image)
         reference = None if ref_image_opt is None else check_frames(ref_image_opt)
@@ -171,7 +207,7 @@ class SEGSPaste:
             raise InputError(f"alpha {alpha!r} must be from 0 to 255")
         if reference is not None:  # a crop of its own is then not looked at
             segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
-        _, items = scale_segs(segs, _size(frames))
+        _, items = scale_segs(segs, _size(frames), choose_improvements(reference_mode, improvements))
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
         parts = [
@@ -210,13 +246,9 @@ def _enhanced(seg: SEG, patch: Tensor) -> SEG:
     return seg._replace(cropped_image=patch.numpy(), control_net_wrapper=None)
 
 
-def _after_hook(hook: Any, canvas: Tensor) -> Tensor:
-    """A hook may keep what it is given or returns, so what follows is pasted into a copy."""
-    returned = hook.post_paste(canvas)
-    if getattr(returned, "shape", None) != canvas.shape:
-        what = f"{type(returned).__name__} {tuple(getattr(returned, 'shape', ()))}"
-        raise InputError(f"the hook's post_paste returned {what}; it must return the frames, {tuple(canvas.shape)}")
-    return ops.working_copy(check_frames(returned))
+def _header(segs: SEGS, frames: Tensor, improvements: Improvements) -> Any:
+    """As published, the header stays as it was given although the segments are in the frames' pixels."""
+    return scale_segs((segs[0], []), _size(frames))[0] if improvements.scale_regions else segs[0]
 
 
 def _begin(observer: Observer, index: int, plan: SegmentPlan) -> None:
@@ -250,15 +282,21 @@ def make_painter(
     refiner_ratio: float | None,
     refiner_pipe: Any,
     frame_count: int,
+    improvements: Improvements = REFERENCE,
+    hooks: Hooks = NO_HOOKS,
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
-    check_feather("noise_mask_feather", noise_mask_feather)
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
     refiner = None
     if refiner_pipe is not None and refiner_ratio is not None:
         refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", settings, frame_count)
         refiner = Refiner(refiner_model, conditioning[0], conditioning[1], refiner_ratio)
-    return Painter(model, vae, positive, negative, settings, noise_mask_feather, refiner)
+    return Painter(model, vae, positive, negative, settings, noise_mask_feather, refiner, improvements, hooks)
+
+
+def _check_controls(plans: list[SegmentPlan], painter: Painter) -> None:
+    for index, plan in enumerate(plans):
+        check_wrapper(plan.seg.control_net_wrapper, painter.model.unet.token_dim, f"segment {index}")
 
 
 def _open_pipe(
@@ -271,13 +309,8 @@ def _open_pipe(
     if not isinstance(model, DiffusionModel):
         raise InputError(f"the model of {name} must come from load_pipe, not {type(model).__name__}")
     for sign, conditioning in (("positive", positive), ("negative", negative)):
-        tokens = prompt_tokens(conditioning, f"{name}'s {sign}")
-        if tokens.shape[2] != model.unet.token_dim:
-            raise InputError(
-                f"{name}'s {sign} conditioning has {tokens.shape[2]} channels, its UNet reads {model.unet.token_dim}. "
-                "Encode the prompt with the pipe's own text encoder: pipe.with_prompt"
-            )
-    check_context(frame_count, model.unet.positions, model.context)
+        check_conditioning(conditioning, f"{name}'s {sign}", model.unet.token_dim)
+    check_context(frame_count, model.unet.positions, model.context, settings.steps)
     settings.sigmas(model)  # raises where the schedule cannot be sampled
     return model, vae, positive, negative
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.checks import is_number
 from animdetail_trt.detailer.arrays import float_tensor
+from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
+from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
+from animdetail_trt.sampling.control import shows_own_pictures
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+ScaleRegion: TypeAlias = Callable[[Any, tuple[int, int], tuple[int, int]], CropRegion]
+"""``scale(region, header, frame_size)``, the sizes (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class SegmentPlan:
     crop_region: the part of seg.crop_region inside the frame; None where the segment brings its own pixels
     pixels: those, float32 (1 or f, h, w, 3)
     crop_size, work_size: (width, height) of the crop and of what is sampled
+    track: where the crop follows the segment inside crop_region, its way; crop_size is then its window's
     """
 
     seg: SEG
@@ -50,20 +59,42 @@ class SegmentPlan:
     pixels: Tensor | None
     crop_size: tuple[int, int]
     work_size: tuple[int, int]
+    track: Track | None = None
 
 
-def plan_segments(segs: SEGS, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings) -> list[SegmentPlan]:
-    """Plan every segment, so that a bad one is named before the first is worked on. frame_size is (height, width)."""
-    _, scaled = scale_segs(segs, frame_size)
-    return [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
+def plan_segments(
+    segs: SEGS,
+    frame_size: tuple[int, int],
+    frame_count: int,
+    sizes: SizeSettings,
+    improvements: Improvements = REFERENCE,
+    soft_px: int = 0,
+) -> list[SegmentPlan]:
+    """Plan every segment, so that a bad one is named before the first is worked on.
+
+    frame_size: (height, width); soft_px: how far a mask's feather reaches, which a window that follows it must hold
+    """
+    _, scaled = scale_segs(segs, frame_size, improvements)
+    plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
+    if improvements.follow_motion:
+        plans = [_followed(i, plan, frame_count, sizes, soft_px) for i, plan in enumerate(plans)]
+    return [with_work_size(plan, plan.work_size, improvements, sizes.max_size) for plan in plans]
+
+
+def with_work_size(
+    plan: SegmentPlan, work_size: tuple[int, int], improvements: Improvements, max_size: float = math.inf
+) -> SegmentPlan:
+    """The plan with another work_size, rounded if that is asked for; raises where there is less than one latent."""
+    if improvements.round_to_8:
+        work_size = round_to_8(work_size, max_size)
+    latent_crop(work_size)
+    return replace(plan, work_size=work_size)
 
 
 def _plan_segment(
     index: int, seg: SEG, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings
 ) -> SegmentPlan:
     mask = mask_of(seg, index)
-    if seg.control_net_wrapper is not None:
-        raise InputError(f"segment {index} carries a ControlNet, which this version does not apply. Remove it")
     region = pixels = None
     if seg.cropped_image is None:
         region = inside_frame(seg.crop_region, frame_size)
@@ -78,9 +109,50 @@ def _plan_segment(
         if pixels.shape[0] not in (1, frame_count):
             raise InputError(f"segment {index}: cropped_image has {pixels.shape[0]} frames, the clip {frame_count}")
         crop_size = (pixels.shape[2], pixels.shape[1])
-    work_size = upscaled_size(crop_size, seg.bbox, sizes.guide_size, sizes.guide_size_for_bbox, sizes.max_size)
-    latent_crop(work_size)  # raises where there is less than one latent
+    work_size = _work_size(crop_size, _hull(seg.bbox), sizes)
     return SegmentPlan(seg, mask, region, pixels, crop_size, work_size)
+
+
+def _work_size(crop_size: tuple[int, int], bbox: Sequence[float], sizes: SizeSettings) -> tuple[int, int]:
+    return upscaled_size(crop_size, bbox, sizes.guide_size, sizes.guide_size_for_bbox, sizes.max_size)
+
+
+def _followed(index: int, plan: SegmentPlan, frame_count: int, sizes: SizeSettings, soft_px: int) -> SegmentPlan:
+    """The plan with a window that follows the segment, if its masks or boxes tell of every frame, and it moves."""
+    boxes = _boxes(plan.seg)
+    masks = plan.mask if plan.mask.ndim == 3 else plan.mask[None]
+    if boxes is not None:
+        if len(boxes) != frame_count:
+            raise InputError(f"segment {index}: bbox holds {len(boxes)} boxes, the clip {frame_count} frames")
+        plan = replace(plan, seg=plan.seg._replace(bbox=_hull(boxes)))
+    if plan.crop_region is None or shows_own_pictures(plan.seg.control_net_wrapper):  # such pixels do not move
+        return plan
+    if boxes is not None:
+        boxes = boxes - np.array(plan.crop_region[:2] * 2)
+        if len(masks) == 1:
+            masks = masks_in_boxes(resize_masks(masks, plan.crop_size), boxes)
+            plan = replace(plan, mask=masks, seg=plan.seg._replace(cropped_mask=masks.numpy()))
+    if frame_count == 1 or len(masks) != frame_count:
+        return plan
+    track = find_track(resize_masks(masks, plan.crop_size), boxes, soft_px)
+    if track is None:
+        return plan
+    work_size = _work_size(track.size, (0, 0, *track.subject), sizes)
+    return replace(plan, crop_size=track.size, work_size=work_size, track=track)
+
+
+def _boxes(seg: SEG) -> Floats | None:
+    """The segment's boxes (f, 4), where it came with one for each frame."""
+    return seg.bbox if isinstance(seg.bbox, np.ndarray) else None
+
+
+def _hull(bbox: Any) -> Any:
+    """One box around all, where there is one for each frame."""
+    if not isinstance(bbox, np.ndarray):
+        return bbox
+    x1, y1 = np.nanmin(bbox[:, :2], axis=0)
+    x2, y2 = np.nanmax(bbox[:, 2:], axis=0)
+    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
 
 
 def inside_frame(region: CropRegion, frame_size: tuple[int, int]) -> CropRegion | None:
@@ -90,22 +162,23 @@ def inside_frame(region: CropRegion, frame_size: tuple[int, int]) -> CropRegion 
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def scale_segs(segs: SEGS, frame_size: tuple[int, int]) -> SEGS:
+def scale_segs(segs: SEGS, frame_size: tuple[int, int], improvements: Improvements = REFERENCE) -> SEGS:
     """SEGS in the pixels of frames of ``frame_size`` (height, width): regions scaled, masks and crops resized."""
-    header, items = _check_segs(segs)
+    header, items = _check_segs(segs, improvements.follow_motion)
     if header == frame_size or 0 in header:
         return header, items
-    return frame_size, [_scale_seg(i, seg, header, frame_size) for i, seg in enumerate(items)]
+    scale = scale_region_by_side if improvements.scale_regions else scale_region
+    return frame_size, [_scale_seg(i, seg, header, frame_size, scale) for i, seg in enumerate(items)]
 
 
-def _check_segs(segs: Any) -> SEGS:
+def _check_segs(segs: Any, box_per_frame: bool) -> SEGS:
     try:
         (height, width), items = segs
         header, items = (int(height), int(width)), [SEG(*item) for item in items]
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
     return header, [
-        seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index))
+        seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index, box_per_frame))
         for index, seg in enumerate(items)
     ]
 
@@ -120,8 +193,16 @@ def _region(value: Any, index: int) -> CropRegion:
         ) from None
 
 
-def _bbox(value: Any, index: int) -> Any:
-    """Four numbers, of their own type: detectors give float32, and the reference computes in that."""
+def _bbox(value: Any, index: int, box_per_frame: bool) -> Any:
+    """Four numbers, of their own type: detectors give float32, and the reference computes in that.
+
+    With ``box_per_frame`` also one box for each frame, as ``read_boxes`` gives them.
+    """
+    boxes = read_boxes(value)
+    if boxes is not None:
+        if box_per_frame:
+            return boxes
+        raise InputError(f"segment {index}: a bbox for each frame is read with reference_mode=False only; give one")
     try:
         x1, y1, x2, y2 = value
         if all(math.isfinite(side) for side in (x1, y1, x2, y2)):
@@ -131,8 +212,8 @@ def _bbox(value: Any, index: int) -> Any:
     raise InputError(f"segment {index}: bbox must be four numbers x1, y1, x2, y2, not {value!r}")
 
 
-def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int]) -> SEG:
-    region = scale_region(seg.crop_region, header, frame_size)
+def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int], scale: ScaleRegion) -> SEG:
+    region = scale(seg.crop_region, header, frame_size)
     width, height = region[2] - region[0], region[3] - region[1]
     if width <= 0 or height <= 0:
         raise InputError(
@@ -149,8 +230,17 @@ def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[
         cropped_image=image,
         cropped_mask=scaled_mask if mask.ndim == 3 else scaled_mask[0].numpy(),
         crop_region=region,
-        bbox=scale_region(seg.bbox, header, frame_size),
+        bbox=_scale_bbox(seg.bbox, header, frame_size, scale),
     )
+
+
+def _scale_bbox(bbox: Any, header: tuple[int, int], frame_size: tuple[int, int], scale: ScaleRegion) -> Any:
+    if not isinstance(bbox, np.ndarray):
+        return scale(bbox, header, frame_size)
+    scaled = bbox.copy()
+    for i in np.flatnonzero(np.isfinite(bbox).all(1)):
+        scaled[i] = scale(bbox[i], header, frame_size)
+    return scaled
 
 
 def mask_of(seg: SEG, index: int) -> Tensor:

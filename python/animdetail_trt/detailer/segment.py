@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
-from animdetail_trt.detailer.masks import sampling_mask
+from animdetail_trt.detailer.hooks import NO_HOOKS, Hooks, Sampling
+from animdetail_trt.detailer.improvements import REFERENCE, Improvements
+from animdetail_trt.detailer.masks import crop_condition_masks, sampling_mask
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, timed
 from animdetail_trt.errors import SamplingError
 from animdetail_trt.geometry import PIXELS_PER_LATENT, latent_crop
-from animdetail_trt.sampling.guidance import Conditioning
+from animdetail_trt.sampling.conditioning import Conditioning
 from animdetail_trt.sampling.model import DiffusionModel
-from animdetail_trt.sampling.refiner import Refiner, ksample_refined
-from animdetail_trt.sampling.run import NoiseMask, SampleSettings, ksample
+from animdetail_trt.sampling.refiner import Refiner, sample_refined
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample
 from animdetail_trt.segs import CropRegion
 
 
@@ -32,17 +34,25 @@ class Painter:
     settings: SampleSettings
     noise_mask_feather: int
     refiner: Refiner | None = None
+    improvements: Improvements = REFERENCE
+    hooks: Hooks = NO_HOOKS
 
 
 def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> Tensor:
-    """The new crop, float32 (f, h, w, 3) in 0..1 and of ``plan.crop_size``, for all of ``frames`` (f, H, W, 3)."""
-    count = frames.shape[0]
-    source, region = frames, plan.crop_region or (0, 0, *plan.crop_size)
-    if plan.pixels is not None:
-        source = plan.pixels.expand(count, -1, -1, -1)
+    """The new crop, float32 (f, h, w, 3) in 0..1, for all of ``frames`` (f, H, W, 3).
+
+    It is of the size of the segment's crop_region or own pixels, also where only a window of it was sampled.
+    """
+    hooks = painter.hooks
+    source, region = _pixels_to_paint(frames, plan)
     with timed(observer, index, "encode"):
+        if hooks.has("post_upscale"):
+            source = hooks.post_upscale(ops.crop_resize(source, region, plan.work_size))
+            region = (0, 0, *plan.work_size)
         latent = encode_crop(source, region, plan.work_size, painter.vae)
-    mask = sampling_mask(plan.mask, count, painter.noise_mask_feather, plan.work_size)
+    mask = sampling_mask(plan, len(frames), painter.noise_mask_feather, painter.improvements)
+    latent, mask = hooks.post_encode(latent, mask)
+    painter = _for_segment(painter, plan, (frames.shape[1], frames.shape[2]))
     with timed(observer, index, "sample"):
         latent = _sample(latent, mask, painter, index, observer)
     if not torch.isfinite(latent).all():
@@ -50,8 +60,52 @@ def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: i
             f"segment {index}: sampling gave NaN or infinity, which would be pasted as black. Use dtype float32 "
             "(--dtype float32), smaller prompt weights, or another checkpoint: this one may be damaged"
         )
+    latent = hooks.pre_decode(latent, mask)
     with timed(observer, index, "decode"):
-        return decode_crop(latent, plan.crop_size, painter.vae)
+        if hooks.has("post_decode"):
+            pixels = hooks.post_decode(decode_pixels(latent, painter.vae))
+            patch = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), plan.crop_size)
+        else:
+            patch = decode_crop(latent, plan.crop_size, painter.vae)
+    return patch if plan.track is None else plan.track.place(patch, _crop(frames, plan.crop_region).clone())
+
+
+def _for_segment(painter: Painter, plan: SegmentPlan, frame_size: tuple[int, int]) -> Painter:
+    """The refiner's conditioning stays whole, as in the reference."""
+    positive, negative = (
+        crop_condition_masks(conditioning, plan, frame_size, painter.improvements)
+        for conditioning in (painter.positive, painter.negative)
+    )
+    return replace(painter, positive=positive, negative=negative)
+
+
+def _pixels_to_paint(frames: Tensor, plan: SegmentPlan) -> tuple[Tensor, CropRegion]:
+    """Pixels (f, H, W, 3) and the region of them that is sampled: crop_region, its window, or the segment's own."""
+    whole = (0, 0, *plan.crop_size)
+    if plan.pixels is not None:
+        return plan.pixels.expand(len(frames), -1, -1, -1), whole
+    if plan.track is not None:
+        return plan.track.cut(_crop(frames, plan.crop_region)), whole
+    return frames, plan.crop_region or whole
+
+
+def _crop(frames: Tensor, region: CropRegion | None) -> Tensor:
+    if region is None:
+        return frames
+    x1, y1, x2, y2 = region
+    return frames[:, y1:y2, x1:x2]
+
+
+def with_controls(frames: Tensor, plan: SegmentPlan, painter: Painter) -> tuple[Painter, list[Tensor]]:
+    """The painter steered by the segment's ControlNets, and the pictures that they are shown, (n, h, w, 3) each: the
+    crops as they are, not enlarged, unless they bring their own."""
+    wrapper = plan.seg.control_net_wrapper
+    if wrapper is None:
+        return painter, []
+    crops = _crop(*_pixels_to_paint(frames, plan)).clone()  # the frames will be painted in
+    mask = ops.feather_mask(plan.mask, painter.noise_mask_feather)
+    positive, negative, images = wrapper.apply(painter.positive, painter.negative, crops, mask, use_acn=True)
+    return replace(painter, positive=positive, negative=negative), images
 
 
 def encode_crop(frames: Tensor, crop_region: CropRegion, work_size: tuple[int, int], vae: VaeRunner) -> Tensor:
@@ -73,20 +127,35 @@ def encode_crop(frames: Tensor, crop_region: CropRegion, work_size: tuple[int, i
 def decode_crop(latents: Tensor, crop_size: tuple[int, int], vae: VaeRunner) -> Tensor:
     """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw)."""
     patch = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
-    scale = PIXELS_PER_LATENT
-    batch = vae.frames_per_call(scale * latents.shape[3], scale * latents.shape[2])
+    batch = _frames_per_decode(latents, vae)
     for into, part in zip(patch.split(batch), latents.split(batch), strict=True):
         ops.resize_from_vae_into(into, vae.decode(part).cpu())
     return patch
 
 
+def decode_pixels(latents: Tensor, vae: VaeRunner) -> Tensor:
+    """All that the VAE decodes, (f, 8 lh, 8 lw, 3) in 0..1, from latents (f, 4, lh, lw)."""
+    parts = [vae.decode(part).cpu() for part in latents.split(_frames_per_decode(latents, vae))]
+    return ((torch.cat(parts) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def _frames_per_decode(latents: Tensor, vae: VaeRunner) -> int:
+    return vae.frames_per_call(PIXELS_PER_LATENT * latents.shape[3], PIXELS_PER_LATENT * latents.shape[2])
+
+
 def _sample(latent: Tensor, mask: Tensor, painter: Painter, index: int, observer: Observer) -> Tensor:
+    hooks = painter.hooks
+    latent, mask = hooks.cycle_latent(latent, mask)
     noise_mask = NoiseMask(mask, differential=painter.noise_mask_feather > 0)
+    sampling = hooks.pre_ksample(
+        Sampling(painter.model, painter.settings, painter.positive, painter.negative), latent, mask
+    )
+    noise = hooks.custom_noise(painter.settings.seed, latent)
 
     def on_step(step: int, steps: int) -> None:
         observer.step(index, step, steps)
 
-    first = (painter.model, painter.settings, painter.positive, painter.negative, latent)
+    first = (sampling.model, sampling.settings, sampling.positive, sampling.negative, latent)
     if painter.refiner is None:
-        return ksample(*first, noise_mask=noise_mask, on_step=on_step)
-    return ksample_refined(*first, painter.refiner, noise_mask, on_step)
+        return sample(*first, noise_mask, on_step, noise)
+    return sample_refined(*first, painter.refiner, noise_mask, on_step, noise)
