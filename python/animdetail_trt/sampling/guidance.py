@@ -104,8 +104,18 @@ class Guided:
             at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
             for start in range(0, len(alike), at_once):
                 batch = alike[start : start + at_once]
-                found += zip(batch, self._call(batch, x, sigma), strict=True)
+                found += zip(batch, self._call_or_halve(batch, x, sigma), strict=True)
         return found
+
+    def _call_or_halve(self, batch: Sequence[Job], x: Tensor, sigma: float) -> list[Tensor]:
+        """Whether a call finds memory is known for sure only when it is made."""
+        try:
+            return list(self._call(batch, x, sigma))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        half = len(batch) // 2
+        return [out for part in (batch[:half], batch[half:]) for out in self._call_or_halve(part, x, sigma)]
 
     def _call(self, batch: Sequence[Job], x: Tensor, sigma: float) -> Tensor:
         latents = torch.stack([within(x, job.entry.area)[job.window] for job in batch])

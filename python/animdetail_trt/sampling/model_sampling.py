@@ -65,12 +65,12 @@ def check_beta_schedule(name: str) -> BetaSchedule:
 
 
 def _trained_sigmas(schedule: str) -> Tensor:
-    """Float32 (1000,), rising."""
+    """(1000,), rising: float64, but an average is float32 like the reference's."""
     if "avg(" in schedule:
-        return (_trained_sigmas("linear") + _trained_sigmas("sqrt_linear")) / 2
+        return (_trained_sigmas("linear").float() + _trained_sigmas("sqrt_linear").float()) / 2
     base = {"lcm": "linear", "lcm[100_ots]": "linear", "lcm >> sqrt_linear": "sqrt_linear"}.get(schedule, schedule)
     alphas_bar = torch.cumprod(1 - _BETAS[base](), dim=0)
-    return (((1 - alphas_bar) / alphas_bar) ** 0.5).float()
+    return ((1 - alphas_bar) / alphas_bar) ** 0.5
 
 
 class ModelSampling:
@@ -84,10 +84,14 @@ class ModelSampling:
         self.schedule = schedule
         self.distilled = schedule.startswith("lcm")
         self._stride = 1 if not self.distilled else 10 if "100" in schedule else 20
-        self.sigmas = _trained_sigmas(schedule)[self._stride - 1 :: self._stride]
-        # Float32 as in the reference, but rounded once: torch's own logarithm differs between processors, and a
-        # schedule can ask for the very middle of two trained levels, where the last bit decides between them.
-        self._log_sigmas = np.log(self.sigmas.double().numpy()).astype(np.float32)
+        trained = _trained_sigmas(schedule)
+        if self.distilled:
+            trained = trained.float()[self._stride - 1 :: self._stride]
+        self.sigmas = trained.float()
+        # Of the float64 sigmas where the reference has them, and rounded once: torch's own float32 logarithm differs
+        # between processors, and a schedule can ask for the very middle of two trained levels, where the last bit
+        # decides between them.
+        self._log_sigmas = np.log(trained.double().numpy()).astype(np.float32)
 
     @property
     def sigma_min(self) -> float:
@@ -106,10 +110,11 @@ class ModelSampling:
 
     def sigma(self, timestep: float) -> float:
         """Sigma, a float32, at a timestep between the trained ones: linear in log sigma."""
-        position = min(max((timestep - (self._stride - 1)) / self._stride, 0.0), len(self.sigmas) - 1.0)
+        position = (np.float32(timestep) - np.float32(self._stride - 1)) / np.float32(self._stride)
+        position = np.clip(position, np.float32(0), np.float32(len(self.sigmas) - 1))
         low = int(position)
         high = min(low + 1, len(self.sigmas) - 1)
-        weight = np.float32(position - low)
+        weight = position - np.float32(low)
         log_sigma = (1 - weight) * self._log_sigmas[low] + weight * self._log_sigmas[high]
         return float(np.float32(math.exp(log_sigma)))
 

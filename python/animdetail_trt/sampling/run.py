@@ -222,7 +222,7 @@ def sample_part(
             held_noise = initial_noise(latent.shape, (settings.seed + 1) % 2**64).to(noise)
         denoise = Masked(guided, _mask_at(noise_mask, clean, model, sigmas), clean, held_noise)
 
-    last_denoised = clean
+    last_denoised: Tensor | None = None
 
     def step_done(i: int, denoised: Tensor) -> None:
         nonlocal last_denoised
@@ -241,7 +241,8 @@ def sample_part(
     )
     x = SAMPLERS[settings.sampler_name](run, start(clean, noise, sigmas[0], model.model_sampling.sigma_max))
     # The reference takes the last step's estimate of the clean latent, which a sampler need not land on.
-    return (x if keep_noise else last_denoised) / LATENT_SCALE
+    # dpm_adaptive has no step to take where the schedule has but one.
+    return (x if keep_noise or last_denoised is None else last_denoised) / LATENT_SCALE
 
 
 def _sigma_range(schedule: Sequence[float], end: int, *, keep_noise: bool) -> tuple[float, float]:
@@ -256,7 +257,7 @@ def start(clean: Tensor, noise: Tensor, sigma: float, sigma_max: float) -> Tenso
     """The noised latent that sampling starts from; at the largest sigma the model was trained on pure noise, so there
     the noise carries the variance that the latent would have."""
     if math.isclose(sigma, sigma_max, rel_tol=1e-5) or sigma > sigma_max:
-        return clean + noise * math.sqrt(1 + sigma**2)
+        return clean + noise * float(torch.sqrt(1 + torch.tensor(sigma, dtype=torch.float32) ** 2))
     return clean + noise * sigma
 
 

@@ -83,10 +83,10 @@ def linear_quadratic(model: ModelSampling, steps: int, threshold: float = 0.025)
 
 def kl_optimal(model: ModelSampling, steps: int) -> list[float]:
     """Evenly spaced in atan sigma (Sabour et al. 2024, arXiv:2404.14507, eq. 16). One step is NaN, as published."""
-    # In float32 like the reference: near pi / 2 the tangent makes the last bit of the angle show.
     ramp = torch.arange(steps, dtype=torch.float32) / (steps - 1)
     angles = ramp * math.atan(model.sigma_min) + (1 - ramp) * math.atan(model.sigma_max)
-    return [*angles.tan().tolist(), 0.0]
+    # Near pi / 2 the last bit of the angle shows; torch's own float32 tangent differs between processors.
+    return [*angles.double().tan().float().tolist(), 0.0]
 
 
 def align_your_steps(family: str) -> Schedule:
