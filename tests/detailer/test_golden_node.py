@@ -10,33 +10,10 @@ import torch
 from torch import Tensor
 
 import animdetail_trt as adt
-from golden_cases import load_case
+from golden_cases import NODE, load_case
 from tolerances import assert_crops_match, assert_frames_match
 
-CASES = [
-    "basic",
-    "motion_v2_two_segs",
-    "guide_for_crop_region",
-    "max_size_clamp",
-    "force_inpaint",
-    "per_frame_masks",
-    "mask_count_mismatch",
-    "segs_scaled",
-    "euler_ancestral",
-    "denoise_full",
-    "hook_post_paste",
-    "no_segs",
-    "refiner",
-    "refiner_motion",
-    "context_standard_static",
-    "context_overlap_linear",
-    "cond_mask",
-    "animatelcm",
-    "dpmpp_sde",
-    "uni_pc",
-    "ays_sd1",
-    "gits",
-]
+CASES = sorted(path.stem for path in NODE.glob("*.safetensors"))
 
 
 class RedTint:
@@ -44,6 +21,10 @@ class RedTint:
         frames = frames.clone()
         frames[..., 0] = 0.9 * frames[..., 0] + 0.1
         return frames
+
+
+def test_all_cases_are_there() -> None:
+    assert len(CASES) == 25
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -56,7 +37,7 @@ def test_node(name: str, tiny: Path) -> None:
 
     image, segs, pipe_out, cnet_images = adt.DetailerForEachPipeForAnimateDiff.doit(
         frames,
-        case.segs,
+        case.controlled_segs(tiny),
         **case.settings["params"],
         basic_pipe=pipe,
         detailer_hook=RedTint() if case.settings["hook"] else None,
@@ -65,7 +46,10 @@ def test_node(name: str, tiny: Path) -> None:
 
     assert_frames_match(image, case.tensors["out.image"])
     assert pipe_out is pipe
-    assert cnet_images == []
+    expected_images = [case.tensors[key] for key in sorted(case.tensors) if key.startswith("out.cnet_images.")]
+    for shown, expected in zip(cnet_images, expected_images, strict=True):
+        # Where segments overlap, the second is shown what was pasted: 8-bit values that may have flipped.
+        assert float((shown - expected).abs().max()) <= 2 / 255
     assert torch.equal(frames, before), "the input frames were written to"
     header, items = segs
     assert header == tuple(case.settings["header"])

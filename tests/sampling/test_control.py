@@ -19,8 +19,6 @@ from animdetail_trt.errors import InputError
 from animdetail_trt.sampling import control as control_module
 from animdetail_trt.sampling.control import Control, control_residuals, resize_hint
 from animdetail_trt.sampling.model_sampling import ModelSampling
-from golden_cases import load_case
-from tolerances import assert_frames_match
 
 LEVELS = ModelSampling("linear")
 LATENTS = torch.zeros(2, 3, 4, 8, 8)
@@ -226,20 +224,6 @@ def test_bad_wrappers_are_named(arguments: dict[str, Any], words: str) -> None:
 
 
 # In the detailer.
-
-
-@pytest.mark.parametrize("name", ["controlnet", "controlnet_motion_window"])
-def test_golden_node_case(name: str, tiny: Path) -> None:
-    case = load_case(name)
-    image, (_, segs), _, cnet_images = adt.DetailerForEachPipeForAnimateDiff.doit(
-        case.frames, case.controlled_segs(tiny), **case.settings["params"], basic_pipe=case.pipe(tiny)
-    )
-    assert_frames_match(image, case.tensors["out.image"])
-    assert len(cnet_images) == len(segs)
-    for index, shown in enumerate(cnet_images):
-        # Where segments overlap, the second is shown what was pasted: 8-bit values that may have flipped.
-        assert float((shown - case.tensors[f"out.cnet_images.{index}"]).abs().max()) <= 2 / 255
-    assert all(seg.control_net_wrapper is None for seg in segs)
 
 
 def detail(pipe: adt.BasicPipe, wrapper: Any, **options: Any) -> tuple[Tensor, list[Tensor]]:

@@ -25,6 +25,10 @@ CASES = [
     "denoise_full",
     "hook_post_paste",
     "context_standard_static",
+    "context_overlap_linear",
+    "animatelcm",
+    "dpmpp_sde",
+    "lora_motion",
     "ays_sd1",
     "gits",
 ]
