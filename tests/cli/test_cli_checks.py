@@ -113,6 +113,12 @@ def test_numbers_out_of_range(refused: Callable[..., str], name: str, value: Any
 
 def test_context_windows_that_cannot_overlap(refused: Callable[..., str]) -> None:
     assert "context_overlap 8" in refused(context_length=8, context_overlap=8)
+    assert "Choose one of: standard_static, standard_uniform" in refused(context_schedule="loop")
+    assert "Choose one of: pyramid" in refused(context_length=8, fuse_method="blend")
+
+
+def test_an_unknown_beta_schedule(refused: Callable[..., str]) -> None:
+    assert "Choose one of: autoselect, linear, sqrt_linear" in refused(beta_schedule="linar")
 
 
 def test_masks_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from animdetail_trt.media.clip import open_source
 from animdetail_trt.media.segs_file import read_segs
 from animdetail_trt.media.video import probe_video, read_video
+from animdetail_trt.sampling import ContextOptions
 from clips import CROP, patches, sound_packets, write_mask
 
 
@@ -33,6 +34,8 @@ def test_video_with_everything(
         "detail", video, "-o", tmp_path / "out.mkv", "--lossless", "--checkpoint", checkpoint, "--segs", segs,
         "--prompt", "a face", "--negative", "blur", "--steps", 3, "--seed", 2**64 - 1, "--denoise", 0.4,
         "--guide-size-for", "crop_region", "--context-length", 4, "--context-overlap", 1,
+        "--context-schedule", "looped_uniform", "--context-stride", 2, "--closed-loop", "--fuse-method", "pyramid",
+        "--motion-scale", 1.2, "--motion-effect", 0.9, "--beta-schedule", "lcm",
         "--preview", tmp_path / "sheet.png", "--report", tmp_path / "run.json", "--save-segs", tmp_path / "kept.json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -44,7 +47,8 @@ def test_video_with_everything(
 
     (args, options) = fake_models.loaded[0]
     assert args == (checkpoint,)
-    assert (options["context"].context_length, options["context"].context_overlap) == (4, 1)
+    assert options["context"] == ContextOptions("looped_uniform", 4, 1, 2, True, "pyramid")
+    assert (options["motion_scale"], options["motion_effect"], options["beta_schedule"]) == (1.2, 0.9, "lcm")
     assert fake_models.pipe.prompts == ("a face", "blur")
     called = fake_models.detailed[0]
     assert (called["steps"], called["seed"], called["denoise"]) == (3, 2**64 - 1, 0.4)

@@ -72,6 +72,13 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", help="what runs the models")
     add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
     add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
+    add("--context-schedule", metavar="NAME", help="how windows are laid; a wrong name lists them")
+    add("--context-stride", type=whole_at_least(1), help="of the uniform schedules")
+    add("--closed-loop", action="store_true", default=None, help="of looped_uniform: windows across the seam")
+    add("--fuse-method", metavar="NAME", help="how windows are averaged; a wrong name lists them")
+    add("--motion-scale", type=between(0, 100), default=1.0, help="of the motion module's attention: more moves more")
+    add("--motion-effect", type=between(0, 100), default=1.0, help="0 is none of the motion module, 1 all of it")
+    add("--beta-schedule", default="autoselect", metavar="NAME", help="noise levels; a wrong name lists them")
 
 
 def _add_regions(parser: argparse.ArgumentParser) -> None:
@@ -276,6 +283,7 @@ def _check_model_files(args: argparse.Namespace) -> None:
 def _check_names(args: argparse.Namespace) -> None:
     from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
     from animdetail_trt.sampling import SAMPLER_NAMES, SCHEDULER_NAMES
+    from animdetail_trt.sampling.model_sampling import check_beta_schedule
 
     for flag, name, names in (
         ("--sampler", args.sampler, SAMPLER_NAMES),
@@ -283,6 +291,8 @@ def _check_names(args: argparse.Namespace) -> None:
     ):
         if name not in names:
             raise InputError(f"{flag} {name!r} is unknown. Choose one of: {', '.join(names)}.")
+    if args.beta_schedule != "autoselect":
+        check_beta_schedule(args.beta_schedule)
     choose_backend(args.backend)
     choose_dtype(args.dtype, choose_device(args.device))
     _context(args)
@@ -316,12 +326,18 @@ def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
 def _context(args: argparse.Namespace) -> Any:
     from animdetail_trt.sampling import ContextOptions
 
-    length, overlap = args.context_length, args.context_overlap
-    if length is None and overlap is None:
+    given = {
+        name: value
+        for name in ("context_length", "context_overlap", "context_stride", "closed_loop", "fuse_method")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.context_schedule is not None:
+        given["schedule"] = args.context_schedule
+    if not given:
         return None
-    if length is None:
-        return ContextOptions(context_overlap=overlap)
-    return ContextOptions(context_length=length, context_overlap=min(4, length // 4) if overlap is None else overlap)
+    if "context_length" in given:
+        given.setdefault("context_overlap", min(4, given["context_length"] // 4))
+    return ContextOptions(**given)
 
 
 def _load_pipe(args: argparse.Namespace) -> Any:
@@ -329,6 +345,7 @@ def _load_pipe(args: argparse.Namespace) -> Any:
 
     pipe = load_pipe(
         args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
+        motion_scale=args.motion_scale, motion_effect=args.motion_effect, beta_schedule=args.beta_schedule,
         context=_context(args), device=args.device, dtype=args.dtype, backend=args.backend,
     )  # fmt: skip
     return pipe.with_prompt(args.prompt, args.negative)
