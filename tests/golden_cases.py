@@ -41,13 +41,13 @@ class Case:
         ]
         return tuple(self.settings["header"]), items
 
-    def controlled_segs(self, tiny: Path) -> adt.SEGS:
+    def controlled_segs(self, tiny: Path, device: str = "cpu") -> adt.SEGS:
         """The segments, each with the case's ControlNet if it has one."""
         header, items = self.segs
         control = self.settings.get("controlnet")
         if control is None:
             return header, items
-        network = adt.load_controlnet(tiny / "tiny_controlnet.safetensors", device="cpu", dtype="float32")
+        network = adt.load_controlnet(tiny / "tiny_controlnet.safetensors", device=device, dtype="float32")
         wrapper = adt.ControlNetWrapper(
             network, control["strength"], control.get("start", 0.0), control.get("end", 1.0)
         )
@@ -64,7 +64,9 @@ class Case:
         mask = self.tensors.get(f"{name}.mask")
         return {} if mask is None else {"mask": mask}
 
-    def pipe(self, tiny: Path, checkpoint: str = "tiny_sd15", prefix: str = "") -> adt.BasicPipe:
+    def pipe(
+        self, tiny: Path, checkpoint: str = "tiny_sd15", prefix: str = "", device: str = "cpu", dtype: str = "float32"
+    ) -> adt.BasicPipe:
         motion = self.settings["motion_module"]
         context = self.settings["context"]
         options = None
@@ -82,8 +84,8 @@ class Case:
             motion_module=motion and tiny / f"{motion}.safetensors",
             loras=[] if prefix else self.loras(tiny),
             context=options,
-            device="cpu",
-            dtype="float32",
+            device=device,
+            dtype=dtype,
             backend="torch",
         )
         return pipe.with_conditioning(**self.conditioning(prefix))

@@ -1,0 +1,75 @@
+"""The whole node with its models on a GPU, against the golden cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import animdetail_trt as adt
+from golden_cases import Case, load_case
+from tolerances import assert_frames_match
+
+pytestmark = pytest.mark.gpu
+
+# Not the samplers that draw noise on the latent's device: there a GPU run of the reference differs from a CPU run too.
+CASES = [
+    "basic",
+    "motion_v2_two_segs",
+    "refiner_motion",
+    "per_frame_masks",
+    "context_overlap_linear",
+    "cond_mask",
+    "controlnet_motion_window",
+    "lora_motion",
+    "dpmpp_sde",
+    "uni_pc",
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def detail(case: Case, tiny: Path, **place: Any) -> Tensor:
+    refiner = case.pipe(tiny, "tiny_refiner", "refiner_", **place) if case.settings["refiner"] else None
+    image, *_ = adt.DetailerForEachPipeForAnimateDiff.doit(
+        case.frames,
+        case.controlled_segs(tiny, "cuda"),
+        **case.settings["params"],
+        basic_pipe=case.pipe(tiny, **place),
+        refiner_basic_pipe_opt=refiner,
+    )
+    assert isinstance(image, Tensor)
+    return image
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_is_the_reference(name: str, tiny: Path) -> None:
+    case = load_case(name)
+    assert_frames_match(detail(case, tiny, device="cuda", dtype="float32").cpu(), case.tensors["out.image"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["basic", "motion_v2_two_segs", "context_overlap_linear"])
+def test_half_precision_is_close(name: str, dtype: str, tiny: Path) -> None:
+    """Of what the detailer changed: within 2 % (float16) or 10 % (bfloat16, three digits) in the mean."""
+    case = load_case(name)
+    out = detail(case, tiny, device="cuda", dtype=dtype).cpu()
+    expected = case.tensors["out.image"]
+    changed = (expected - case.frames).abs().mean()
+    assert float((out - expected).abs().mean() / changed) <= (0.02 if dtype == "float16" else 0.1)
+
+
+def test_a_run_repeats_to_the_bit(tiny: Path) -> None:
+    case = load_case("motion_v2_two_segs")
+    first, second = (detail(case, tiny, device="cuda", dtype="float32") for _ in range(2))
+    assert torch.equal(first, second)
