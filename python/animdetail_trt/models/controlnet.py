@@ -11,6 +11,7 @@ import torch
 from animdetail_trt.backends.select import choose_device, choose_dtype
 from animdetail_trt.backends.torch_backend import TorchControlNet
 from animdetail_trt.errors import CheckpointError, InputError
+from animdetail_trt.models.attention import use_reference_order
 from animdetail_trt.models.checkpoint import (
     Placement,
     StateDict,
@@ -100,4 +101,5 @@ def build_controlnet(tensors: StateDict, source: str, place: Placement) -> torch
     with torch.device("meta"):
         module: torch.nn.Module = ControlNetModel(**config, attention_head_dim=ATTENTION_HEADS)
     load_exactly(module, tensors, source, place)
+    use_reference_order(module, place)
     return module

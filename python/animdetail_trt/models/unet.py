@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from animdetail_trt.models.attention import use_reference_order
 from animdetail_trt.models.checkpoint import Placement, StateDict, count_numbered, load_exactly
 from animdetail_trt.models.motion import MotionModule, apply_motion_norms
 
@@ -94,4 +95,5 @@ def build_unet(tensors: StateDict, motion: MotionModule | None, source: str, pla
         tensors = tensors | motion.tensors
         source = f"{source} with {motion.source}"
     load_exactly(module, tensors, source, place)
+    use_reference_order(module, place)
     return UNet(module, None if motion is None else motion.positions)

@@ -96,7 +96,7 @@ class Guided:
     def _run(self, jobs: Sequence[Job], x: Tensor, sigma: float) -> list[tuple[Job, Tensor]]:
         """The clean latent that the UNet sees for every job, as many jobs in a call as memory allows."""
         kinds: dict[Hashable, list[Job]] = defaultdict(list)
-        for job in jobs:
+        for job in reversed(jobs):  # the reference stacks them so
             kinds[job.kind].append(job)
         found: list[tuple[Job, Tensor]] = []
         for alike in kinds.values():
@@ -120,7 +120,7 @@ class Guided:
     def _call(self, batch: Sequence[Job], x: Tensor, sigma: float) -> Tensor:
         latents = torch.stack([within(x, job.entry.area)[job.window] for job in batch])
         tokens = torch.stack([job.entry.tokens for job in batch])
-        scaled = latents / math.sqrt(sigma**2 + 1)
+        scaled = latents / self.model_sampling.input_scale(sigma)
         timestep = self.model_sampling.timestep(sigma)
         residuals = None
         control = batch[0].entry.control

@@ -126,6 +126,13 @@ class ModelSampling:
             return 0.0
         return self.sigma((1 - percent) * (TRAINING_STEPS - 1))
 
+    def input_scale(self, sigma: float) -> float:
+        """What a latent at ``sigma`` is divided by for the UNet, which was trained on unit variance.
+
+        A float32, with torch's power of it, as the reference computes it: its last bit is not that of a square root.
+        """
+        return float((torch.tensor(sigma, dtype=torch.float32) ** 2 + 1) ** 0.5)
+
     def denoised(self, x: Tensor, eps: Tensor, sigma: float) -> Tensor:
         """The clean latent that the model's output ``eps`` for ``x`` at ``sigma`` stands for."""
         clean = x - eps * sigma
