@@ -35,6 +35,9 @@ ANIMDETAIL_HD int32_t fixed_point(double tap) {
 // clip(x, 0, limit), with NaN as 0. The bits of floats >= 0 are in the order of the floats, and compilers make a vector
 // minimum of integers where two float comparisons in a row stay branches.
 ANIMDETAIL_HD float clip(float x, float limit) {
+#if defined(__CUDA_ARCH__)
+  return fminf(fmaxf(x, 0.0f), limit);
+#else
   const float positive = x > 0.0f ? x : 0.0f;
   int32_t bits, limit_bits;
   std::memcpy(&bits, &positive, sizeof bits);
@@ -43,9 +46,20 @@ ANIMDETAIL_HD float clip(float x, float limit) {
   float clipped;
   std::memcpy(&clipped, &bits, sizeof clipped);
   return clipped;
+#endif
 }
 
-ANIMDETAIL_HD uint8_t truncate(float x) { return static_cast<uint8_t>(static_cast<int32_t>(x)); }
+// 2^23, whose float has the ones in its lowest bit. On a GPU, sums with it turn bytes to floats and back at four times
+// the speed of the conversions.
+inline constexpr uint32_t kOnes = 0x4b000000;
+
+ANIMDETAIL_HD uint8_t truncate(float x) {
+#if defined(__CUDA_ARCH__)
+  return static_cast<uint8_t>(__float_as_uint(__fadd_rz(x, __uint_as_float(kOnes))));
+#else
+  return static_cast<uint8_t>(static_cast<int32_t>(x));
+#endif
+}
 
 // 0..1 -> trunc(clip(255 x, 0, 255)).
 ANIMDETAIL_HD uint8_t quantise(float x) { return truncate(clip(255.0f * x, 255.0f)); }
@@ -60,7 +74,20 @@ ANIMDETAIL_HD uint8_t round_and_clip(int32_t sum) {
   return static_cast<uint8_t>(value);
 }
 
-ANIMDETAIL_HD float dequantise(uint8_t value) { return static_cast<float>(value) / 255.0f; }
+// value / 255 of a whole number up to 255, to the bit, by one step of Newton's: a GPU divides in a dozen.
+ANIMDETAIL_HD float over_255(float value) {
+  constexpr float kInverse = 1.0f / 255.0f;
+  const float quotient = value * kInverse;
+  return std::fma(std::fma(-255.0f, quotient, value), kInverse, quotient);
+}
+
+ANIMDETAIL_HD float dequantise(uint8_t value) {
+#if defined(__CUDA_ARCH__)
+  return over_255(__uint_as_float(kOnes | value) - __uint_as_float(kOnes));
+#else
+  return static_cast<float>(value) / 255.0f;
+#endif
+}
 
 ANIMDETAIL_HD float dequantise_vae(uint8_t value) { return 2.0f * dequantise(value) - 1.0f; }
 
