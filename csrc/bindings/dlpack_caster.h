@@ -87,8 +87,8 @@ inline bool on_gpu(pybind11::handle producer) {
   return type == kCuda || type == kCudaManaged;
 }
 
-// Asks for DLPack 1.0, which can say that memory is read-only; producers that predate it know no max_version. Of a GPU's
-// memory it says that no stream shall wait (-1): the op runs in the stream that it is given, the caller's own.
+// Asks for DLPack 1.0, which can say that memory is read-only; producers that predate it know no max_version. Of a
+// GPU's memory it says that no stream shall wait (-1): the op runs in the stream that it is given, the caller's own.
 inline pybind11::object export_capsule(pybind11::handle producer) {
   const pybind11::object method = producer.attr("__dlpack__");
   pybind11::dict arguments;

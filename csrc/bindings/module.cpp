@@ -37,23 +37,20 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.def(
       "crop_resize",
       [](const TensorView& out, const TensorView& frames, const Region& region, const std::string& pass_order,
-         Stream stream) {
-        crop_resize(out, frames, region_of(region), pass_order_of(pass_order), handle_of(stream));
-      },
-      py::arg("out"), py::arg("frames"), py::arg("crop_region"), py::arg("pass_order"), py::arg("stream") = 0, py::call_guard<release_gil>());
+         Stream stream) { crop_resize(out, frames, region_of(region), pass_order_of(pass_order), handle_of(stream)); },
+      py::arg("out"), py::arg("frames"), py::arg("crop_region"), py::arg("pass_order"), py::arg("stream") = 0,
+      py::call_guard<release_gil>());
   module.def(
       "crop_resize_to_vae",
       [](const TensorView& out, const TensorView& frames, const Region& region, int64_t width, int64_t height,
-         const std::string& pass_order,
-         Stream stream) {
+         const std::string& pass_order, Stream stream) {
         crop_resize_to_vae(out, frames, region_of(region), width, height, pass_order_of(pass_order), handle_of(stream));
       },
       py::arg("out"), py::arg("frames"), py::arg("crop_region"), py::arg("width"), py::arg("height"),
       py::arg("pass_order"), py::arg("stream") = 0, py::call_guard<release_gil>());
   module.def(
       "resize_from_vae",
-      [](const TensorView& out, const TensorView& decoded, const std::string& pass_order,
-         Stream stream) {
+      [](const TensorView& out, const TensorView& decoded, const std::string& pass_order, Stream stream) {
         resize_from_vae(out, decoded, pass_order_of(pass_order), handle_of(stream));
       },
       py::arg("out"), py::arg("decoded"), py::arg("pass_order"), py::arg("stream") = 0, py::call_guard<release_gil>());

@@ -41,8 +41,7 @@ void check_frames(const char* op, const TensorView& frames) {
 
 }  // namespace
 
-void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order,
-                 void* stream) {
+void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order, void* stream) {
   const char* op = "crop_resize";
   check_frames(op, frames);
   check_output(op, {"out", out});

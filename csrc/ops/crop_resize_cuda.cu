@@ -33,20 +33,20 @@ __global__ __launch_bounds__(kThreads, 4) void resample_tiles(const __grid_const
 
 template <int channels, bool blends>
 __global__ __launch_bounds__(kDirectThreads) void resample_direct(const __grid_constant__ TileJob job,
-                                                                   int64_t outputs) {
+                                                                  int64_t outputs) {
   __shared__ int32_t parts[kDirectThreads / kWarp][channels];
   for (int64_t index = blockIdx.x; index < outputs; index += gridDim.x) {
     const Output output = output_at(job, index);
     int32_t sums[channels];
     direct_sums(job, output, sums, threadIdx.x, kDirectThreads);
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
       for (int lanes = kWarp / 2; lanes; lanes /= 2) sums[c] += __shfl_xor_sync(0xffffffff, sums[c], lanes);
       if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp][c] = sums[c];
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-ANIMDETAIL_UNROLL
+      ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
         for (int warp = 1; warp < kDirectThreads / kWarp; ++warp) sums[c] += parts[warp][c];
       }
@@ -111,18 +111,21 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
 }  // namespace
 
 void resample_cuda(const ResampleJob& job, CudaStream stream) {
-  const char* op = job.mask.data ? "paste_from_vae" : job.source_range == Range::Vae ? "resize_from_vae" : "crop_resize";
+  const char* op = job.mask.data                    ? "paste_from_vae"
+                   : job.source_range == Range::Vae ? "resize_from_vae"
+                                                    : "crop_resize";
   const cuda::DeviceGuard guard(op, stream.device);
   cuda::Tables tables(op, stream);
 
   const auto key = [](int64_t in, int64_t out, int64_t first, int64_t count, int phase) {
-    return AxisKey{static_cast<int>(in), static_cast<int>(out), static_cast<int>(first), static_cast<int>(count), phase};
+    return AxisKey{static_cast<int>(in), static_cast<int>(out), static_cast<int>(first), static_cast<int>(count),
+                   phase};
   };
   const Layout layout = layout_of(job.source, job.vertical_first);
   const PlacedAxis x = place(tables, key(job.source.width, job.width, job.left, job.target.width, layout.phase));
   const PlacedAxis y = place(tables, key(job.source.height, job.height, job.top, job.target.height, 0));
   const std::optional<Plan> plan = plan_tiles(job, *x.table, *y.table, layout.reading, kSharedBytes);
-  const TileJob tile_job{job.source, job.target,       job.mask,         x.axis, y.axis, plan.value_or(Plan{}),
+  const TileJob tile_job{job.source,       job.target,       job.mask,          x.axis, y.axis, plan.value_or(Plan{}),
                          job.source_range, job.target_range, job.vertical_first};
   launch(tile_job, plan.has_value(), cuda::handle(stream));
   cuda::check(op, cudaGetLastError());

@@ -20,7 +20,8 @@ const char* remedy(cudaError_t code) {
     case cudaErrorInvalidResourceHandle:
     case cudaErrorInvalidDevice: return "Pass a stream of the device that the tensors are on";
     default:
-      return "If an earlier kernel failed, every call after it does: restart the process, with CUDA_LAUNCH_BLOCKING=1 to "
+      return "If an earlier kernel failed, every call after it does: restart the process, with CUDA_LAUNCH_BLOCKING=1 "
+             "to "
              "see which it was";
   }
 }

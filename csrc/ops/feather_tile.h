@@ -1,8 +1,8 @@
 #pragma once
 
-// How a block of threads blurs one tile of a mask: it copies the tile, extended over the mask's edges, and the kernel into
-// shared memory, and each thread then sums four neighbouring pixels, all taps of each in the order that math/feather.h
-// asks for. As in resample_tile.h, the steps are functions of (thread, threads) that run on a CPU too.
+// How a block of threads blurs one tile of a mask: it copies the tile, extended over the mask's edges, and the kernel
+// into shared memory, and each thread then sums four neighbouring pixels, all taps of each in the order that
+// math/feather.h asks for. As in resample_tile.h, the steps are functions of (thread, threads) that run on a CPU too.
 
 #include <cstdint>
 
@@ -12,8 +12,8 @@
 namespace animdetail::feather {
 
 inline constexpr int kTileWidth = 128, kTileHeight = 16;
-inline constexpr int kPixels = 4;       // that a thread sums at once
-inline constexpr int kMaxRadius = 20;   // of a tile that fits into 48 KiB
+inline constexpr int kPixels = 4;      // that a thread sums at once
+inline constexpr int kMaxRadius = 20;  // of a tile that fits into 48 KiB
 
 struct TileJob {
   FeatherJob job;
@@ -85,8 +85,8 @@ ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* sha
           if (k + j >= size) break;
           ANIMDETAIL_UNROLL
           for (int p = 0; p < kPixels; ++p) {
-            sums[p] = add_tap<fused>(sums[p], p + j < 4 ? left.value[(p + j) % 4] : right.value[(p + j) % 4],
-                                     four.value[j]);
+            sums[p] =
+                add_tap<fused>(sums[p], p + j < 4 ? left.value[(p + j) % 4] : right.value[(p + j) % 4], four.value[j]);
           }
         }
         left = right;

@@ -15,9 +15,9 @@ struct alignas(16) FourFloats {
 
 struct SpanJob {
   PasteJob job;
-  int64_t spans;  // of a row
-  int shift;      // floats between the 16 bytes that the first span begins at and the first pixel
-  bool packed;    // RGB side by side, in canvas and patch, in rows whose 16-byte boundaries lie alike
+  int64_t spans;       // of a row
+  int shift;           // floats between the 16 bytes that the first span begins at and the first pixel
+  bool packed;         // RGB side by side, in canvas and patch, in rows whose 16-byte boundaries lie alike
   bool patch_aligned;  // as the canvas is
 };
 

@@ -71,12 +71,13 @@ Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable&
   plan.by_run_words = Divisor(plan.run_length / 4);
   plan.by_height = Divisor(height);
   plan.reading = reading;
-  plan.aligned_runs = aligned(target.data, 16) && target.row_stride % 4 == 0 && target.frame_stride % 4 == 0 &&
-                      (plan.interleaved || (target.pixel_stride == 1 && target.channel_stride % 4 == 0));
+  plan.aligned_runs =
+      aligned(target.data, 16) && target.row_stride % 4 == 0 && target.frame_stride % 4 == 0 &&
+      (plan.interleaved || (target.pixel_stride == 1 && (channels == 1 || target.channel_stride % 4 == 0)));
 
   const double load = 40.0 / kWarp * channels * across.pixels * along.words;
-  const double first = (job.vertical_first ? height : width) * warps(across.pixels) *
-                       pass_cost(job.vertical_first ? y : x, channels);
+  const double first =
+      (job.vertical_first ? height : width) * warps(across.pixels) * pass_cost(job.vertical_first ? y : x, channels);
   const double second = (job.vertical_first ? width : height) * warps(plan.second_lines) *
                         pass_cost(job.vertical_first ? x : y, channels);
   const double store = 24.0 / kWarp * channels * width * height / 4;
@@ -111,7 +112,8 @@ AxisTable::AxisTable(const AxisKey& key) : key(key), spans(key.count) {
   }
   taps.resize(static_cast<size_t>(key.count) * words);
   for (int i = 0; i < key.count; ++i) {
-    for (int x = spans[i].begin; x < spans[i].end; ++x) put(i, x, exact.values[exact.spans[i].offset + x - spans[i].begin]);
+    for (int x = spans[i].begin; x < spans[i].end; ++x)
+      put(i, x, exact.values[exact.spans[i].offset + x - spans[i].begin]);
   }
 }
 
@@ -119,7 +121,9 @@ Layout layout_of(const Pixels& source, bool vertical_first) {
   const bool even_rows = source.row_stride % 4 == 0 && source.frame_stride % 4 == 0 && aligned(source.data, 4);
   if (vertical_first || !even_rows) return {Reading::Strided, 0};
   const int floats_past = static_cast<int>(reinterpret_cast<uintptr_t>(source.data) / 4 % 4);
-  if (source.pixel_stride == 1 && source.channel_stride % 4 == 0) return {Reading::Planar, floats_past};
+  if (source.pixel_stride == 1 && (source.channels == 1 || source.channel_stride % 4 == 0)) {
+    return {Reading::Planar, floats_past};
+  }
   // Pixel x of RGB begins 3 x floats on, which is a multiple of 4 where x + phase is.
   if (source.channels == 3 && source.channel_stride == 1 && source.pixel_stride == 3) {
     return {Reading::Packed, (4 - floats_past) % 4};

@@ -14,7 +14,8 @@ struct AxisKey {
   int in_size, out_size, first, count, phase;
 };
 
-// The tables that an Axis points to, on the host. An axis that keeps its size has one tap of 1: the same bits as no pass.
+// The tables that an Axis points to, on the host. An axis that keeps its size has one tap of 1: the same bits as no
+// pass.
 struct AxisTable {
   explicit AxisTable(const AxisKey& key);
 

@@ -70,19 +70,19 @@ enum class Reading : uint8_t {
 
 // What is the same for every tile. A line is what one pass sums along; lengths are the largest of any tile.
 struct Plan {
-  int width, height;      // outputs of a tile
-  int64_t across, down;   // tiles of a frame
-  int first_lines;        // of a channel, in the first pass
-  int first_stride;       // words between them; odd, so that 32 lines lie in 32 banks of shared memory
+  int width, height;     // outputs of a tile
+  int64_t across, down;  // tiles of a frame
+  int first_lines;       // of a channel, in the first pass
+  int first_stride;      // words between them; odd, so that 32 lines lie in 32 banks of shared memory
   int second_lines, second_stride;
-  int run_length;         // bytes that lie side by side in the target, and here
-  int run_stride;         // bytes from one such run to the next
-  int second_offset;      // bytes to the second pass's lines; the result takes the place of the first's
+  int run_length;     // bytes that lie side by side in the target, and here
+  int run_stride;     // bytes from one such run to the next
+  int second_offset;  // bytes to the second pass's lines; the result takes the place of the first's
   int shared_bytes;
   Divisor by_first_words, by_first_positions, by_first_lines, by_run_length, by_run_words, by_height;
   Reading reading;
-  bool interleaved;       // the target's channels lie side by side
-  bool aligned_runs;      // they can be read and written 16 bytes at a time
+  bool interleaved;   // the target's channels lie side by side
+  bool aligned_runs;  // they can be read and written 16 bytes at a time
 };
 
 struct TileJob {
@@ -191,7 +191,7 @@ ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lin
   for (int base = thread; base < items; base += kAtOnce * threads) {
     Four values[kAtOnce][step];
     uint32_t* to[kAtOnce];
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       to[k] = nullptr;
       const int item = base + k * threads;
@@ -204,20 +204,20 @@ ANIMDETAIL_UNROLL
       const float* from = frame + (tile.source_y + row) * job.source.row_stride + plane * job.source.channel_stride +
                           static_cast<int64_t>(x) * step;
       if (x >= 0 && x + 4 <= width) {
-ANIMDETAIL_UNROLL
+        ANIMDETAIL_UNROLL
         for (int i = 0; i < step; ++i) values[k][i] = load_four(from + 4 * i);
       } else {
-ANIMDETAIL_UNROLL
+        ANIMDETAIL_UNROLL
         for (int i = 0; i < 4 * step; ++i) {
           const int pixel = x + i / step;
           values[k][i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from[i] : 0.0f;
         }
       }
     }
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       if (!to[k]) continue;
-ANIMDETAIL_UNROLL
+      ANIMDETAIL_UNROLL
       for (int c = 0; c < step; ++c) {
         const auto byte = [&](int pixel) {
           const int i = pixel * step + c;
@@ -249,7 +249,7 @@ ANIMDETAIL_HD void load_pixels(const TileJob& job, const Tile& tile, uint8_t* li
     if (line >= lines_used || position >= length) continue;
     const int x = tile.source_x + (down ? line : position), y = tile.source_y + (down ? position : line);
     const float* from = frame + y * job.source.row_stride + x * job.source.pixel_stride;
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
       lines[4 * (c * plan.first_lines + line) * plan.first_stride + offset + position] =
           to_byte<range>(from[c * job.source.channel_stride]);
@@ -289,7 +289,7 @@ ANIMDETAIL_HD void pass(const Axis& axis, int first, int outputs, const uint32_t
       ANIMDETAIL_UNROLL_BY(2)
       for (int word = 0; word < words; ++word) {
         const TapWord tap = load_taps(taps + word);
-ANIMDETAIL_UNROLL
+        ANIMDETAIL_UNROLL
         for (int c = 0; c < channels; ++c) {
           const uint32_t four = pixels[c * lines_per_channel * stride + word];
           low[c] = add_products(low[c], four, tap.low);
@@ -297,9 +297,10 @@ ANIMDETAIL_UNROLL
           high[c] = add_products(high[c], four, tap.high);
         }
       }
-ANIMDETAIL_UNROLL
+      ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
-        const uint32_t sum = uint32_t(kHalf) + uint32_t(low[c]) + (uint32_t(middle[c]) << 8) + (uint32_t(high[c]) << 16);
+        const uint32_t sum =
+            uint32_t(kHalf) + uint32_t(low[c]) + (uint32_t(middle[c]) << 8) + (uint32_t(high[c]) << 16);
         to[output * steps.output + line * steps.line + c * steps.channel] = round_and_clip(static_cast<int32_t>(sum));
       }
     }
@@ -315,14 +316,12 @@ ANIMDETAIL_HD void first_pass(const TileJob& job, const Tile& tile, uint8_t* sha
   if (job.vertical_first) {
     // The columns of the tile; the second pass's words are those of its rows.
     const int left = tile.source_x + job.x.phase - 4 * word_of(job.x, tile.source_x);
-    pass<channels>(job.y, tile.y, tile.height, from, word_of(job.y, tile.source_y), tile.source_width,
-                   plan.first_lines, plan.first_stride, to + left, {stride, 1, plan.second_lines * stride}, thread,
-                   threads);
+    pass<channels>(job.y, tile.y, tile.height, from, word_of(job.y, tile.source_y), tile.source_width, plan.first_lines,
+                   plan.first_stride, to + left, {stride, 1, plan.second_lines * stride}, thread, threads);
   } else {
     const int top = tile.source_y + job.y.phase - 4 * word_of(job.y, tile.source_y);
-    pass<channels>(job.x, tile.x, tile.width, from, word_of(job.x, tile.source_x), tile.source_height,
-                   plan.first_lines, plan.first_stride, to + top, {stride, 1, plan.second_lines * stride}, thread,
-                   threads);
+    pass<channels>(job.x, tile.x, tile.width, from, word_of(job.x, tile.source_x), tile.source_height, plan.first_lines,
+                   plan.first_stride, to + top, {stride, 1, plan.second_lines * stride}, thread, threads);
   }
 }
 
@@ -351,10 +350,10 @@ ANIMDETAIL_HD Run run_at(const TileJob& job, const Tile& tile, int run, int& row
   const int c = job.plan.interleaved ? 0 : quotient(run, job.plan.by_height);
   row = run - c * job.plan.height;
   const int64_t y = tile.y + row;
-  return {job.target.data + tile.frame * job.target.frame_stride + y * job.target.row_stride +
-              tile.x * job.target.pixel_stride + c * job.target.channel_stride,
-          job.mask.data + tile.frame * job.mask.frame_stride + y * job.mask.row_stride +
-              tile.x * job.mask.pixel_stride};
+  return {
+      job.target.data + tile.frame * job.target.frame_stride + y * job.target.row_stride +
+          tile.x * job.target.pixel_stride + c * job.target.channel_stride,
+      job.mask.data + tile.frame * job.mask.frame_stride + y * job.mask.row_stride + tile.x * job.mask.pixel_stride};
 }
 
 // Four elements of the target at once.
@@ -367,7 +366,7 @@ ANIMDETAIL_HD void store_words(const TileJob& job, const Tile& tile, const uint8
   for (int base = thread; base < items; base += kAtOnce * threads) {
     float* to[kAtOnce];
     Four result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       to[k] = nullptr;
       const int item = base + k * threads;
@@ -378,19 +377,20 @@ ANIMDETAIL_UNROLL
       if (row >= tile.height || first >= length) continue;
       const uint8_t* bytes = shared + run * plan.run_stride + first;
       const uint32_t word = *reinterpret_cast<const uint32_t*>(bytes);
-ANIMDETAIL_UNROLL
+      ANIMDETAIL_UNROLL
       for (int i = 0; i < 4; ++i) result[k].value[i] = to_float(uint8_t(word >> 8 * i), job.target_range);
       if (first + 4 <= length) {
         to[k] = at.target + first;
         if (blends) {
           below[k] = load_four(to[k]);
-ANIMDETAIL_UNROLL
+          ANIMDETAIL_UNROLL
           for (int i = 0; i < 4; ++i) {
-            alpha[k].value[i] = at.mask[(plan.interleaved ? (first + i) / channels : first + i) * job.mask.pixel_stride];
+            alpha[k].value[i] =
+                at.mask[(plan.interleaved ? (first + i) / channels : first + i) * job.mask.pixel_stride];
           }
         }
       } else {
-ANIMDETAIL_UNROLL
+        ANIMDETAIL_UNROLL
         for (int i = 0; i < 3; ++i) {
           if (first + i >= length) break;
           float& element = at.target[first + i];
@@ -400,11 +400,11 @@ ANIMDETAIL_UNROLL
         }
       }
     }
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       if (!to[k]) continue;
       if (blends) {
-ANIMDETAIL_UNROLL
+        ANIMDETAIL_UNROLL
         for (int i = 0; i < 4; ++i) {
           result[k].value[i] = blend::alpha_over(below[k].value[i], result[k].value[i], alpha[k].value[i]);
         }
@@ -427,7 +427,7 @@ ANIMDETAIL_HD void store_elements(const TileJob& job, const Tile& tile, const ui
   for (int base = thread; base < items; base += kAtOnce * threads) {
     float* to[kAtOnce];
     float result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       to[k] = nullptr;
       const int item = base + k * threads;
@@ -443,7 +443,7 @@ ANIMDETAIL_UNROLL
         alpha[k] = at.mask[(plan.interleaved ? i / channels : i) * job.mask.pixel_stride];
       }
     }
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       if (to[k]) *to[k] = blends ? blend::alpha_over(below[k], result[k], alpha[k]) : result[k];
     }
@@ -459,8 +459,8 @@ ANIMDETAIL_HD void store(const TileJob& job, const Tile& tile, const uint8_t* sh
   }
 }
 
-// For taps too many for a tile: one output at a time, straight from the source. Every source pixel is read some 36 times
-// then, whatever the sizes.
+// For taps too many for a tile: one output at a time, straight from the source. Every source pixel is read some 36
+// times then, whatever the sizes.
 
 ANIMDETAIL_HD int32_t tap_at(const TapWord* words, int position) {
   const TapWord word = load_taps(words + position / 4);
@@ -499,17 +499,17 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
     uint32_t line[channels] = {};
     for (int k = inner_span.begin; k < inner_span.end; ++k) {
       const uint32_t tap = tap_at(inner_taps, k + inner_offset);
-ANIMDETAIL_UNROLL
+      ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
         const float value = frame[i * outer_step + k * inner_step + c * job.source.channel_stride];
         line[c] += tap * (job.source_range == Range::Vae ? quantise_vae(value) : quantise(value));
       }
     }
     const uint32_t tap = tap_at(outer_taps, i + outer_offset);
-ANIMDETAIL_UNROLL
+    ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) totals[c] += tap * round_and_clip(static_cast<int32_t>(line[c] + kHalf));
   }
-ANIMDETAIL_UNROLL
+  ANIMDETAIL_UNROLL
   for (int c = 0; c < channels; ++c) sums[c] = static_cast<int32_t>(totals[c]);
 }
 
@@ -517,16 +517,16 @@ template <int channels, bool blends>
 ANIMDETAIL_HD void direct_store(const TileJob& job, const Output& output, const int32_t (&sums)[channels]) {
   float* to = job.target.data + output.frame * job.target.frame_stride + output.y * job.target.row_stride +
               output.x * job.target.pixel_stride;
-ANIMDETAIL_UNROLL
+  ANIMDETAIL_UNROLL
   for (int c = 0; c < channels; ++c) {
     float& element = to[c * job.target.channel_stride];
     const uint8_t byte = round_and_clip(static_cast<int32_t>(uint32_t(sums[c]) + uint32_t(kHalf)));
     const float value = to_float(byte, job.target_range);
-    element = blends ? blend::alpha_over(element, value,
-                                         job.mask.data[output.frame * job.mask.frame_stride +
-                                                       output.y * job.mask.row_stride +
-                                                       output.x * job.mask.pixel_stride])
-                     : value;
+    element = blends
+                  ? blend::alpha_over(element, value,
+                                      job.mask.data[output.frame * job.mask.frame_stride +
+                                                    output.y * job.mask.row_stride + output.x * job.mask.pixel_stride])
+                  : value;
   }
 }
 

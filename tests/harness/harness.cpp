@@ -1,5 +1,5 @@
-// Runs what a GPU would run, on a CPU: the steps of the CUDA kernels (csrc/ops/*_tile.h, paste_span.h) for every thread of
-// every block in turn, over random jobs, and compares with the ops of the CPU to the bit. Built under sanitizers by
+// Runs what a GPU would run, on a CPU: the steps of the CUDA kernels (csrc/ops/*_tile.h, paste_span.h) for every thread
+// of every block in turn, over random jobs, and compares with the ops of the CPU to the bit. Built under sanitizers by
 // test_harness.py, which passes the seed and the number of jobs.
 //
 // Shared memory is filled with garbage and is exactly as large as the kernel asks for. Targets have borders that must
@@ -75,7 +75,9 @@ struct Memory {
   void fill(float low, float high) {
     std::uniform_real_distribution<float> values(low, high);
     for (float& value : floats) {
-      value = chance(50) ? std::numeric_limits<float>::quiet_NaN() : chance(3) ? std::min(high, 1.0f) : values(random_bits);
+      value = chance(50)  ? std::numeric_limits<float>::quiet_NaN()
+              : chance(3) ? std::min(high, 1.0f)
+                          : values(random_bits);
     }
   }
 
@@ -239,7 +241,8 @@ void check_feather() {
   job.out = out.pixels.data;
   const int stride = feather::kernel_stride(job.radius);
   std::vector<float> kernel(size * stride);
-  for (int64_t i = 0; i < size * size; ++i) kernel[i / size * stride + i % size] = weights[i / size] * weights[i % size];
+  for (int64_t i = 0; i < size * size; ++i)
+    kernel[i / size * stride + i % size] = weights[i / size] * weights[i % size];
   const feather::TileJob tiles{job, kernel.data(), stride, (width + feather::kTileWidth - 1) / feather::kTileWidth,
                                (height + feather::kTileHeight - 1) / feather::kTileHeight};
   if (job.radius <= feather::kMaxRadius) {
@@ -272,9 +275,10 @@ void check_paste() {
   canvas.fill(0, 1);
   patch.fill(0, 1);
   mask.fill(0, 1);
-  PasteJob job{canvas.pixels, patch.pixels,
-               {mask.pixels.data, chance(2) ? 0 : mask.pixels.frame_stride, mask.pixels.row_stride,
-                mask.pixels.pixel_stride}};
+  PasteJob job{
+      canvas.pixels,
+      patch.pixels,
+      {mask.pixels.data, chance(2) ? 0 : mask.pixels.frame_stride, mask.pixels.row_stride, mask.pixels.pixel_stride}};
   std::vector<float> expected = canvas.floats;
   job.canvas = in(canvas.pixels, expected, canvas);
   paste_cpu(job);

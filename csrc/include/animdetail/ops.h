@@ -2,9 +2,8 @@
 
 // The C++ signatures. Every tensor is float32 and borrowed; results go into memory of the caller's, which must not
 // overlap an input. A broken contract throws std::invalid_argument before anything is written. Tensors on a CUDA device
-// are worked on in `stream`, a cudaStream_t of that device (null: its default stream), and nobody waits for it; what CUDA
-// refuses throws std::runtime_error.
-// Axes: f frames, h w size, c channels.
+// are worked on in `stream`, a cudaStream_t of that device (null: its default stream), and nobody waits for it; what
+// CUDA refuses throws std::runtime_error. Axes: f frames, h w size, c channels.
 
 #include <cstdint>
 
