@@ -10,16 +10,17 @@ namespace {
 
 using namespace resample;
 
-constexpr int kThreads = 256;
 constexpr int kDirectThreads = 128;
 // What a block may share without asking: several blocks fit on a multiprocessor, so one loads while another sums.
-constexpr int kSharedBytes = 48 << 10;
+constexpr int kSharedBytes = 32 << 10;
 
 template <int channels, Range range, bool blends>
 __global__ __launch_bounds__(kThreads, 4) void resample_tiles(const __grid_constant__ TileJob job, int64_t tiles) {
   extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ Tile tile;
   for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
-    const Tile tile = tile_at(job, index);
+    if (threadIdx.x == 0) tile = tile_at(job, index);
+    __syncthreads();
     load<channels, range>(job, tile, shared, threadIdx.x, kThreads);
     __syncthreads();
     first_pass<channels>(job, tile, shared, threadIdx.x, kThreads);

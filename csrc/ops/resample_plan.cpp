@@ -32,10 +32,11 @@ struct Extent {
   int pixels = 0, words = 0;
 };
 
-// Instructions of a pass per warp and output, of all channels.
-double pass_cost(const AxisTable& table, int channels) { return 10 + table.words * (2 + 4 * channels) + 12 * channels; }
-
-int warps(int lanes) { return (lanes + kWarp - 1) / kWarp; }
+// Instructions of a pass that gives `outputs` of `lines` lines.
+double pass_cost(const AxisTable& table, int outputs, int lines, int channels) {
+  const int warps = (lines + kWarp - 1) / kWarp;
+  return outputs * (20 + 2 * table.words + warps * (8 + channels * (4 * table.words + 5)));
+}
 
 struct Candidate {
   Plan plan;
@@ -69,18 +70,16 @@ Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable&
   plan.by_first_lines = Divisor(plan.first_lines);
   plan.by_run_length = Divisor(plan.run_length);
   plan.by_run_words = Divisor(plan.run_length / 4);
-  plan.by_height = Divisor(height);
   plan.reading = reading;
   plan.aligned_runs =
       aligned(target.data, 16) && target.row_stride % 4 == 0 && target.frame_stride % 4 == 0 &&
       (plan.interleaved || (target.pixel_stride == 1 && (channels == 1 || target.channel_stride % 4 == 0)));
 
+  const bool down = job.vertical_first;
   const double load = 40.0 / kWarp * channels * across.pixels * along.words;
-  const double first =
-      (job.vertical_first ? height : width) * warps(across.pixels) * pass_cost(job.vertical_first ? y : x, channels);
-  const double second = (job.vertical_first ? width : height) * warps(plan.second_lines) *
-                        pass_cost(job.vertical_first ? x : y, channels);
-  const double store = 24.0 / kWarp * channels * width * height / 4;
+  const double first = pass_cost(down ? y : x, down ? height : width, across.pixels, channels);
+  const double second = pass_cost(down ? x : y, down ? width : height, plan.second_lines, channels);
+  const double store = 40.0 / kWarp * channels * width * height / 4;
   return {plan, (load + first + second + store + 600) / (static_cast<double>(width) * height)};
 }
 
@@ -137,7 +136,9 @@ std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const
   for (const int width : {8, 16, 32, 64, 96, 128}) {
     for (int height = 4; height <= 128; height += height < 16 ? 4 : 8) {
       const Candidate next = candidate(job, x, y, reading, width, height);
-      if (next.plan.shared_bytes <= shared_bytes && (!best || next.cost < best->cost)) best = next;
+      const bool fits = next.plan.shared_bytes <= shared_bytes && next.plan.by_first_words.divisor <= kThreads &&
+                        next.plan.run_length <= kThreads;
+      if (fits && (!best || next.cost < best->cost)) best = next;
     }
   }
   if (!best) return std::nullopt;

@@ -23,7 +23,7 @@
 namespace animdetail::resample {
 
 inline constexpr int kWarp = 32;
-inline constexpr int kMaxChannels = 4;
+inline constexpr int kThreads = 256;  // of a block; a row of a tile has no more words
 
 // Source pixels [begin, end) that an output is summed of.
 struct Span {
@@ -79,7 +79,7 @@ struct Plan {
   int run_stride;     // bytes from one such run to the next
   int second_offset;  // bytes to the second pass's lines; the result takes the place of the first's
   int shared_bytes;
-  Divisor by_first_words, by_first_positions, by_first_lines, by_run_length, by_run_words, by_height;
+  Divisor by_first_words, by_first_positions, by_first_lines, by_run_length, by_run_words;
   Reading reading;
   bool interleaved;   // the target's channels lie side by side
   bool aligned_runs;  // they can be read and written 16 bytes at a time
@@ -152,6 +152,15 @@ ANIMDETAIL_HD TapWord load_taps(const TapWord* from) {
 #endif
 }
 
+ANIMDETAIL_HD Span load_span(const Span* from) {
+#if defined(__CUDA_ARCH__)
+  const int2 loaded = __ldg(reinterpret_cast<const int2*>(from));
+  return {loaded.x, loaded.y};
+#else
+  return *from;
+#endif
+}
+
 ANIMDETAIL_HD uint32_t pack(uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
   return uint32_t{a} | uint32_t{b} << 8 | uint32_t{c} << 16 | uint32_t{d} << 24;
 }
@@ -177,53 +186,59 @@ ANIMDETAIL_HD float to_float(uint8_t value, Range range) {
   return range == Range::Vae ? dequantise_vae(value) : dequantise(value);
 }
 
-// Rows of the source whose pixels lie side by side, `Step` channels interleaved: a word of each channel at a time.
+// Which of the rows of `words` words a thread begins with, which word of them is its own, and how many rows on its next
+// one lies. Threads that are left over get none.
+struct Share {
+  int row, word, step;
+};
+
+ANIMDETAIL_HD Share share(const Divisor& words, int thread, int threads) {
+  const int row = quotient(thread, words), step = quotient(threads, words);
+  return {row < step ? row : 1 << 30, thread - row * static_cast<int>(words.divisor), step};
+}
+
+// Rows of the source whose pixels lie side by side, `step` channels interleaved: a word of each channel at a time.
 template <int channels, int step, Range range>
 ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lines, int thread, int threads) {
   constexpr int kAtOnce = step == 1 ? 4 : 2;  // words that are on their way before the first is used
   const Plan& plan = job.plan;
-  const int words = plan.by_first_words.divisor, first_word = word_of(job.x, tile.source_x);
-  const int used_words = word_of(job.x, tile.source_x + tile.source_width - 1) - first_word + 1;
-  const int planes = channels / step;
-  const int items = planes * plan.first_lines * words;
-  const float* frame = job.source.data + tile.frame * job.source.frame_stride;
-  const int width = static_cast<int>(job.source.width);
-  for (int base = thread; base < items; base += kAtOnce * threads) {
-    Four values[kAtOnce][step];
-    uint32_t* to[kAtOnce];
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      to[k] = nullptr;
-      const int item = base + k * threads;
-      if (item >= items) continue;
-      const int line = quotient(item, plan.by_first_words), word = item - line * words;
-      const int plane = step == 1 ? quotient(line, plan.by_first_lines) : 0, row = line - plane * plan.first_lines;
-      if (row >= tile.source_height || word >= used_words) continue;
-      to[k] = lines + line * plan.first_stride + word;
-      const int x = 4 * (first_word + word) - job.x.phase;
-      const float* from = frame + (tile.source_y + row) * job.source.row_stride + plane * job.source.channel_stride +
-                          static_cast<int64_t>(x) * step;
-      if (x >= 0 && x + 4 <= width) {
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < step; ++i) values[k][i] = load_four(from + 4 * i);
-      } else {
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < 4 * step; ++i) {
-          const int pixel = x + i / step;
-          values[k][i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from[i] : 0.0f;
+  const Share mine = share(plan.by_first_words, thread, threads);
+  const int first_word = word_of(job.x, tile.source_x);
+  if (first_word + mine.word > word_of(job.x, tile.source_x + tile.source_width - 1)) return;
+  const int x = 4 * (first_word + mine.word) - job.x.phase, width = static_cast<int>(job.source.width);
+  const bool inside = x >= 0 && x + 4 <= width;
+  const float* plane = job.source.data + tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride +
+                       static_cast<int64_t>(x) * step;
+  for (int p = 0; p < channels / step; ++p, plane += job.source.channel_stride) {
+    for (int row = mine.row; row < tile.source_height; row += kAtOnce * mine.step) {
+      Four values[kAtOnce][step];
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (row + k * mine.step >= tile.source_height) continue;
+        const float* from = plane + (row + k * mine.step) * job.source.row_stride;
+        if (inside) {
+          ANIMDETAIL_UNROLL
+          for (int i = 0; i < step; ++i) values[k][i] = load_four(from + 4 * i);
+        } else {
+          ANIMDETAIL_UNROLL
+          for (int i = 0; i < 4 * step; ++i) {
+            const int pixel = x + i / step;
+            values[k][i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from[i] : 0.0f;
+          }
         }
       }
-    }
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      if (!to[k]) continue;
       ANIMDETAIL_UNROLL
-      for (int c = 0; c < step; ++c) {
-        const auto byte = [&](int pixel) {
-          const int i = pixel * step + c;
-          return to_byte<range>(values[k][i / 4].value[i % 4]);
-        };
-        to[k][c * plan.first_lines * plan.first_stride] = pack(byte(0), byte(1), byte(2), byte(3));
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (row + k * mine.step >= tile.source_height) continue;
+        uint32_t* to = lines + (p * plan.first_lines + row + k * mine.step) * plan.first_stride + mine.word;
+        ANIMDETAIL_UNROLL
+        for (int c = 0; c < step; ++c) {
+          const auto byte = [&](int pixel) {
+            const int i = pixel * step + c;
+            return to_byte<range>(values[k][i / 4].value[i % 4]);
+          };
+          to[c * plan.first_lines * plan.first_stride] = pack(byte(0), byte(1), byte(2), byte(3));
+        }
       }
     }
   }
@@ -274,142 +289,191 @@ struct Steps {
   int output, line, channel;
 };
 
-// Sums the outputs [first, first + outputs) along `lines` lines of each channel. A warp takes one output of 32 lines of
-// every channel: they have their taps in common.
+// Lines of bytes that one pass goes along, and where its results go.
+struct Lines {
+  const uint32_t* from;
+  int origin;              // the word that `from` is
+  int count, per_channel;  // that hold pixels, and that there is room for
+  int stride;              // words from line to line
+  uint8_t* to;
+  Steps steps;
+};
+
+ANIMDETAIL_HD uint8_t rounded(uint32_t sum) { return round_and_clip(static_cast<int32_t>(sum)); }
+
+// One output of every line, from `words` words of taps, which stay in registers.
+template <int channels, int words>
+ANIMDETAIL_HD void sum_lines(const Lines& lines, const uint32_t* from, const TapWord* taps, uint8_t* to, int lane) {
+  TapWord tap[words];
+  ANIMDETAIL_UNROLL
+  for (int i = 0; i < words; ++i) tap[i] = load_taps(taps + i);
+  const int to_next_channel = lines.per_channel * lines.stride;
+  from += lane * lines.stride;
+  to += lane * lines.steps.line;
+  for (int line = lane; line < lines.count; line += kWarp) {
+    ANIMDETAIL_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      uint32_t four[words];
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < words; ++i) four[i] = from[c * to_next_channel + i];
+      int32_t high = 0;
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < words; ++i) high = add_products(high, four[i], tap[i].high);
+      int32_t middle = static_cast<int32_t>(uint32_t(high) << 8);
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < words; ++i) middle = add_products(middle, four[i], tap[i].middle);
+      int32_t low = static_cast<int32_t>((uint32_t(middle) << 8) + uint32_t(kHalf));
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < words; ++i) low = add_products(low, four[i], tap[i].low);
+      to[c * lines.steps.channel] = rounded(low);
+    }
+    from += kWarp * lines.stride;
+    to += kWarp * lines.steps.line;
+  }
+}
+
+// The same for any number of words.
 template <int channels>
-ANIMDETAIL_HD void pass(const Axis& axis, int first, int outputs, const uint32_t* from, int origin, int lines,
-                        int lines_per_channel, int stride, uint8_t* to, Steps steps, int thread, int threads) {
-  for (int output = thread / kWarp; output < outputs; output += threads / kWarp) {
-    const Span span = axis.spans[first + output];
-    const int begin = word_of(axis, span.begin), words = word_of(axis, span.end - 1) - begin + 1;
-    const TapWord* taps = axis.taps + static_cast<int64_t>(first + output) * axis.words;
-    for (int line = thread % kWarp; line < lines; line += kWarp) {
-      const uint32_t* pixels = from + line * stride + begin - origin;
-      int32_t low[channels] = {}, middle[channels] = {}, high[channels] = {};
-      ANIMDETAIL_UNROLL_BY(2)
-      for (int word = 0; word < words; ++word) {
-        const TapWord tap = load_taps(taps + word);
-        ANIMDETAIL_UNROLL
-        for (int c = 0; c < channels; ++c) {
-          const uint32_t four = pixels[c * lines_per_channel * stride + word];
-          low[c] = add_products(low[c], four, tap.low);
-          middle[c] = add_products(middle[c], four, tap.middle);
-          high[c] = add_products(high[c], four, tap.high);
-        }
-      }
+ANIMDETAIL_HD void sum_long_lines(const Lines& lines, const uint32_t* from, const TapWord* taps, int words, uint8_t* to,
+                                  int lane) {
+  for (int line = lane; line < lines.count; line += kWarp) {
+    int32_t low[channels] = {}, middle[channels] = {}, high[channels] = {};
+    for (int word = 0; word < words; ++word) {
+      const TapWord tap = load_taps(taps + word);
       ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
-        const uint32_t sum =
-            uint32_t(kHalf) + uint32_t(low[c]) + (uint32_t(middle[c]) << 8) + (uint32_t(high[c]) << 16);
-        to[output * steps.output + line * steps.line + c * steps.channel] = round_and_clip(static_cast<int32_t>(sum));
+        const uint32_t four = from[(c * lines.per_channel + line) * lines.stride + word];
+        low[c] = add_products(low[c], four, tap.low);
+        middle[c] = add_products(middle[c], four, tap.middle);
+        high[c] = add_products(high[c], four, tap.high);
       }
+    }
+    ANIMDETAIL_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      to[line * lines.steps.line + c * lines.steps.channel] =
+          rounded(uint32_t(kHalf) + uint32_t(low[c]) + (uint32_t(middle[c]) << 8) + (uint32_t(high[c]) << 16));
     }
   }
 }
 
+// Sums the outputs [first, first + outputs) along the lines. A warp takes one output of every line: they have their
+// taps in common.
+template <int channels>
+ANIMDETAIL_HD void pass(const Axis& axis, int first, int outputs, const Lines& lines, int thread, int threads) {
+  const int lane = thread % kWarp;
+  for (int output = thread / kWarp; output < outputs; output += threads / kWarp) {
+    const Span span = load_span(axis.spans + first + output);
+    const int begin = word_of(axis, span.begin), words = word_of(axis, span.end - 1) - begin + 1;
+    const TapWord* taps = axis.taps + static_cast<int64_t>(first + output) * axis.words;
+    const uint32_t* from = lines.from + begin - lines.origin;
+    uint8_t* to = lines.to + output * lines.steps.output;
+    switch (words) {
+      case 1: sum_lines<channels, 1>(lines, from, taps, to, lane); break;
+      case 2: sum_lines<channels, 2>(lines, from, taps, to, lane); break;
+      case 3: sum_lines<channels, 3>(lines, from, taps, to, lane); break;
+      case 4: sum_lines<channels, 4>(lines, from, taps, to, lane); break;
+      case 5: sum_lines<channels, 5>(lines, from, taps, to, lane); break;
+      case 6: sum_lines<channels, 6>(lines, from, taps, to, lane); break;
+      default: sum_long_lines<channels>(lines, from, taps, words, to, lane);
+    }
+  }
+}
+
+// Along x for rows of the source, or down for its columns. The results lie across, words of the second pass.
 template <int channels>
 ANIMDETAIL_HD void first_pass(const TileJob& job, const Tile& tile, uint8_t* shared, int thread, int threads) {
   const Plan& plan = job.plan;
-  const uint32_t* from = reinterpret_cast<const uint32_t*>(shared);
-  uint8_t* to = shared + plan.second_offset;
-  const int stride = 4 * plan.second_stride;
-  if (job.vertical_first) {
-    // The columns of the tile; the second pass's words are those of its rows.
-    const int left = tile.source_x + job.x.phase - 4 * word_of(job.x, tile.source_x);
-    pass<channels>(job.y, tile.y, tile.height, from, word_of(job.y, tile.source_y), tile.source_width, plan.first_lines,
-                   plan.first_stride, to + left, {stride, 1, plan.second_lines * stride}, thread, threads);
-  } else {
-    const int top = tile.source_y + job.y.phase - 4 * word_of(job.y, tile.source_y);
-    pass<channels>(job.x, tile.x, tile.width, from, word_of(job.x, tile.source_x), tile.source_height, plan.first_lines,
-                   plan.first_stride, to + top, {stride, 1, plan.second_lines * stride}, thread, threads);
-  }
+  const bool down = job.vertical_first;
+  const Axis &axis = down ? job.y : job.x, &other = down ? job.x : job.y;
+  const int start = down ? tile.source_y : tile.source_x, other_start = down ? tile.source_x : tile.source_y;
+  const int stride = 4 * plan.second_stride, skipped = other_start + other.phase - 4 * word_of(other, other_start);
+  const Lines lines{reinterpret_cast<const uint32_t*>(shared),
+                    word_of(axis, start),
+                    down ? tile.source_width : tile.source_height,
+                    plan.first_lines,
+                    plan.first_stride,
+                    shared + plan.second_offset + skipped,
+                    {stride, 1, plan.second_lines * stride}};
+  pass<channels>(axis, down ? tile.y : tile.x, down ? tile.height : tile.width, lines, thread, threads);
 }
 
 template <int channels>
 ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, uint8_t* shared, int thread, int threads) {
   const Plan& plan = job.plan;
-  const uint32_t* from = reinterpret_cast<const uint32_t*>(shared + plan.second_offset);
+  const bool across = job.vertical_first;
+  const Axis& axis = across ? job.x : job.y;
   const int x_step = plan.interleaved ? channels : 1, c_step = plan.interleaved ? 1 : plan.height * plan.run_stride;
-  if (job.vertical_first) {
-    pass<channels>(job.x, tile.x, tile.width, from, word_of(job.x, tile.source_x), tile.height, plan.second_lines,
-                   plan.second_stride, shared, {x_step, plan.run_stride, c_step}, thread, threads);
-  } else {
-    pass<channels>(job.y, tile.y, tile.height, from, word_of(job.y, tile.source_y), tile.width, plan.second_lines,
-                   plan.second_stride, shared, {plan.run_stride, x_step, c_step}, thread, threads);
-  }
+  const Lines lines{reinterpret_cast<const uint32_t*>(shared + plan.second_offset),
+                    word_of(axis, across ? tile.source_x : tile.source_y),
+                    across ? tile.height : tile.width,
+                    plan.second_lines,
+                    plan.second_stride,
+                    shared,
+                    {across ? x_step : plan.run_stride, across ? plan.run_stride : x_step, c_step}};
+  pass<channels>(axis, across ? tile.x : tile.y, across ? tile.width : tile.height, lines, thread, threads);
 }
 
-// Where the first element of a run of the result lies in the target, and its alpha in the mask.
-struct Run {
-  float* target;
-  const float* mask;
-};
+// Where the tile begins in the target, and its alpha in the mask.
+ANIMDETAIL_HD float* target_of(const TileJob& job, const Tile& tile) {
+  return job.target.data + tile.frame * job.target.frame_stride + tile.y * job.target.row_stride +
+         tile.x * job.target.pixel_stride;
+}
 
-template <int channels>
-ANIMDETAIL_HD Run run_at(const TileJob& job, const Tile& tile, int run, int& row) {
-  const int c = job.plan.interleaved ? 0 : quotient(run, job.plan.by_height);
-  row = run - c * job.plan.height;
-  const int64_t y = tile.y + row;
-  return {
-      job.target.data + tile.frame * job.target.frame_stride + y * job.target.row_stride +
-          tile.x * job.target.pixel_stride + c * job.target.channel_stride,
-      job.mask.data + tile.frame * job.mask.frame_stride + y * job.mask.row_stride + tile.x * job.mask.pixel_stride};
+ANIMDETAIL_HD const float* mask_of(const TileJob& job, const Tile& tile) {
+  return job.mask.data + tile.frame * job.mask.frame_stride + tile.y * job.mask.row_stride +
+         tile.x * job.mask.pixel_stride;
 }
 
 // Four elements of the target at once.
 template <int channels, bool blends>
 ANIMDETAIL_HD void store_words(const TileJob& job, const Tile& tile, const uint8_t* shared, int thread, int threads) {
-  constexpr int kAtOnce = blends ? 2 : 1;
+  constexpr int kAtOnce = 2;
   const Plan& plan = job.plan;
-  const int words = plan.run_length / 4, runs = (plan.interleaved ? 1 : channels) * plan.height;
-  const int per_pixel = plan.interleaved ? channels : 1, length = tile.width * per_pixel, items = runs * words;
-  for (int base = thread; base < items; base += kAtOnce * threads) {
-    float* to[kAtOnce];
-    Four result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      to[k] = nullptr;
-      const int item = base + k * threads;
-      if (item >= items) continue;
-      const int run = quotient(item, plan.by_run_words), first = 4 * (item - run * words);
-      int row;
-      const Run at = run_at<channels>(job, tile, run, row);
-      if (row >= tile.height || first >= length) continue;
-      const uint8_t* bytes = shared + run * plan.run_stride + first;
-      const uint32_t word = *reinterpret_cast<const uint32_t*>(bytes);
+  const Share mine = share(plan.by_run_words, thread, threads);
+  const int per_pixel = plan.interleaved ? channels : 1, length = tile.width * per_pixel, first = 4 * mine.word;
+  if (first >= length) return;
+  float* plane = target_of(job, tile) + first;
+  const float* mask = mask_of(job, tile);
+  const auto pixel = [&](int i) {
+    return (plan.interleaved ? (first + i) / channels : first + i) * job.mask.pixel_stride;
+  };
+  for (int c = 0; c < channels / per_pixel;
+       ++c, plane += job.target.channel_stride, shared += plan.height * plan.run_stride) {
+    for (int row = mine.row; row < tile.height; row += kAtOnce * mine.step) {
+      Four result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
       ANIMDETAIL_UNROLL
-      for (int i = 0; i < 4; ++i) result[k].value[i] = to_float(uint8_t(word >> 8 * i), job.target_range);
-      if (first + 4 <= length) {
-        to[k] = at.target + first;
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int y = row + k * mine.step;
+        if (y >= tile.height) continue;
+        const uint32_t word = *reinterpret_cast<const uint32_t*>(shared + y * plan.run_stride + first);
+        float* to = plane + y * job.target.row_stride;
+        const float* mask_row = mask + y * job.mask.row_stride;
+        ANIMDETAIL_UNROLL
+        for (int i = 0; i < 4; ++i) result[k].value[i] = to_float(uint8_t(word >> 8 * i), job.target_range);
+        if (first + 4 > length) {
+          for (int i = 0; i < length - first; ++i) {
+            const float value = to_float(uint8_t(word >> 8 * i), job.target_range);
+            to[i] = blends ? blend::alpha_over(to[i], value, mask_row[pixel(i)]) : value;
+          }
+        } else if (blends) {
+          below[k] = load_four(to);
+          ANIMDETAIL_UNROLL
+          for (int i = 0; i < 4; ++i) alpha[k].value[i] = mask_row[pixel(i)];
+        }
+      }
+      if (first + 4 > length) continue;
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int y = row + k * mine.step;
+        if (y >= tile.height) continue;
         if (blends) {
-          below[k] = load_four(to[k]);
           ANIMDETAIL_UNROLL
           for (int i = 0; i < 4; ++i) {
-            alpha[k].value[i] =
-                at.mask[(plan.interleaved ? (first + i) / channels : first + i) * job.mask.pixel_stride];
+            result[k].value[i] = blend::alpha_over(below[k].value[i], result[k].value[i], alpha[k].value[i]);
           }
         }
-      } else {
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < 3; ++i) {
-          if (first + i >= length) break;
-          float& element = at.target[first + i];
-          const int64_t x = plan.interleaved ? (first + i) / channels : first + i;
-          element = blends ? blend::alpha_over(element, result[k].value[i], at.mask[x * job.mask.pixel_stride])
-                           : result[k].value[i];
-        }
+        store_four(result[k], plane + y * job.target.row_stride);
       }
-    }
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      if (!to[k]) continue;
-      if (blends) {
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          result[k].value[i] = blend::alpha_over(below[k].value[i], result[k].value[i], alpha[k].value[i]);
-        }
-      }
-      store_four(result[k], to[k]);
     }
   }
 }
@@ -418,34 +482,34 @@ ANIMDETAIL_HD void store_words(const TileJob& job, const Tile& tile, const uint8
 template <int channels, bool blends>
 ANIMDETAIL_HD void store_elements(const TileJob& job, const Tile& tile, const uint8_t* shared, int thread,
                                   int threads) {
-  constexpr int kAtOnce = blends ? 4 : 1;
+  constexpr int kAtOnce = 4;
   const Plan& plan = job.plan;
-  const int runs = (plan.interleaved ? 1 : channels) * plan.height;
-  const int per_pixel = plan.interleaved ? channels : 1, length = tile.width * per_pixel;
-  const int items = runs * plan.run_length;
-  const int64_t step = plan.interleaved ? 1 : job.target.pixel_stride;
-  for (int base = thread; base < items; base += kAtOnce * threads) {
-    float* to[kAtOnce];
-    float result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      to[k] = nullptr;
-      const int item = base + k * threads;
-      if (item >= items) continue;
-      const int run = quotient(item, plan.by_run_length), i = item - run * plan.run_length;
-      int row;
-      const Run at = run_at<channels>(job, tile, run, row);
-      if (row >= tile.height || i >= length) continue;
-      to[k] = at.target + i * step;
-      result[k] = to_float(shared[run * plan.run_stride + i], job.target_range);
-      if (blends) {
-        below[k] = *to[k];
-        alpha[k] = at.mask[(plan.interleaved ? i / channels : i) * job.mask.pixel_stride];
+  const Share mine = share(plan.by_run_length, thread, threads);
+  const int per_pixel = plan.interleaved ? channels : 1;
+  if (mine.word >= tile.width * per_pixel) return;
+  float* plane = target_of(job, tile) + mine.word * (plan.interleaved ? 1 : job.target.pixel_stride);
+  const float* mask = mask_of(job, tile) + mine.word / per_pixel * job.mask.pixel_stride;
+  shared += mine.word;
+  for (int c = 0; c < channels / per_pixel;
+       ++c, plane += job.target.channel_stride, shared += plan.height * plan.run_stride) {
+    for (int row = mine.row; row < tile.height; row += kAtOnce * mine.step) {
+      float result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int y = row + k * mine.step;
+        if (y >= tile.height) continue;
+        result[k] = to_float(shared[y * plan.run_stride], job.target_range);
+        if (blends) {
+          below[k] = plane[y * job.target.row_stride];
+          alpha[k] = mask[y * job.mask.row_stride];
+        }
       }
-    }
-    ANIMDETAIL_UNROLL
-    for (int k = 0; k < kAtOnce; ++k) {
-      if (to[k]) *to[k] = blends ? blend::alpha_over(below[k], result[k], alpha[k]) : result[k];
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int y = row + k * mine.step;
+        if (y >= tile.height) continue;
+        plane[y * job.target.row_stride] = blends ? blend::alpha_over(below[k], result[k], alpha[k]) : result[k];
+      }
     }
   }
 }

@@ -22,7 +22,7 @@ using namespace animdetail;
 
 namespace {
 
-constexpr int kThreads = 256;
+using resample::kThreads;
 
 std::mt19937 random_bits;
 

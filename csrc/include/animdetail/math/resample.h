@@ -69,16 +69,20 @@ ANIMDETAIL_HD uint8_t quantise_vae(float x) { return truncate(255.0f * clip((x +
 
 ANIMDETAIL_HD uint8_t round_and_clip(int32_t sum) {
   int32_t value = sum >> kFractionBits;
+#if defined(__CUDA_ARCH__)
+  return static_cast<uint8_t>(__vimin_s32_relu(value, 255));
+#else
   value = value < 0 ? 0 : value;
   value = value > 255 ? 255 : value;
   return static_cast<uint8_t>(value);
+#endif
 }
 
-// value / 255 of a whole number up to 255, to the bit, by one step of Newton's: a GPU divides in a dozen.
+// value / 255 of a whole number up to 255, to the bit: 1 / 255 in two parts, where a GPU divides in a dozen steps.
 ANIMDETAIL_HD float over_255(float value) {
-  constexpr float kInverse = 1.0f / 255.0f;
-  const float quotient = value * kInverse;
-  return std::fma(std::fma(-255.0f, quotient, value), kInverse, quotient);
+  constexpr float kInverse = static_cast<float>(1.0 / 255.0);
+  constexpr float kRest = static_cast<float>(1.0 / 255.0 - kInverse);
+  return std::fma(value, kInverse, value * kRest);
 }
 
 ANIMDETAIL_HD float dequantise(uint8_t value) {
