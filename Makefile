@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
+NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test bench gpu gpu-build gpu-test gpu-sanitize gpu-bench lint format clean
@@ -38,12 +39,12 @@ lint: $(VENV)/.installed ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -type f)
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
 
 format: $(VENV)/.installed ## rewrite the sources as lint wants them
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+	$(VENV)/bin/clang-format -i $(NATIVE)
 
 bench: $(VENV)/.installed ## the pixel path against the reference's way: a table, and JSON in build/bench
 	$(VENV)/bin/python benchmarks/bench_pixels.py --output build/bench

@@ -11,8 +11,12 @@ namespace {
 using namespace resample;
 
 constexpr int kDirectThreads = 128;
-// What a block may share without asking: several blocks fit on a multiprocessor, so one loads while another sums.
-constexpr int kSharedBytes = 32 << 10;
+// What a block shares, at most 48 without asking: several blocks fit on a multiprocessor, so one loads while another
+// sums. A build option, to measure others.
+#if !defined(ANIMDETAIL_TILE_KIB)
+#define ANIMDETAIL_TILE_KIB 32
+#endif
+constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10;
 
 template <int channels, Range range, bool blends>
 __global__ __launch_bounds__(kThreads, 4) void resample_tiles(const __grid_constant__ TileJob job, int64_t tiles) {
