@@ -70,7 +70,7 @@ struct PlacedAxis {
 PlacedAxis place(cuda::Tables& tables, const AxisKey& key) {
   // Kept, since to make one takes the sine of every tap; found anew on each device by the same name. Guarded by Tables.
   static std::map<std::string, std::shared_ptr<const AxisTable>> made;
-  constexpr size_t kMaxMade = 1024;
+  constexpr size_t kMaxMade = 256;
 
   const std::string name = "axis" + std::string(reinterpret_cast<const char*>(&key), sizeof key);
   std::shared_ptr<const AxisTable> table = made[name];
