@@ -367,7 +367,8 @@ ANIMDETAIL_HD void pass(const Axis& axis, int first, int outputs, const Lines& l
     const TapWord* taps = axis.taps + static_cast<int64_t>(first + output) * axis.words;
     const uint32_t* from = lines.from + begin - lines.origin;
     uint8_t* to = lines.to + output * lines.steps.output;
-    switch (words) {
+    // Only RGB is worth the code.
+    switch (channels == 3 ? words : 0) {
       case 1: sum_lines<channels, 1>(lines, from, taps, to, lane); break;
       case 2: sum_lines<channels, 2>(lines, from, taps, to, lane); break;
       case 3: sum_lines<channels, 3>(lines, from, taps, to, lane); break;
