@@ -1,7 +1,6 @@
 #include "cuda_support.h"
 
 #include <map>
-#include <sstream>
 #include <stdexcept>
 
 namespace animdetail::cuda {
@@ -83,10 +82,8 @@ void* upload(const char* op, const std::vector<char>& bytes) {
 void check(const char* op, cudaError_t code) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // so that it is not reported again by the next call
-  std::ostringstream message;
-  message << op << ": CUDA refused with " << cudaGetErrorName(code) << " (" << cudaGetErrorString(code) << "). "
-          << remedy(code);
-  throw std::runtime_error(message.str());
+  throw std::runtime_error(std::string(op) + ": CUDA refused with " + cudaGetErrorName(code) + " (" +
+                           cudaGetErrorString(code) + "). " + remedy(code));
 }
 
 DeviceGuard::DeviceGuard(const char* op, int device) {
