@@ -1,16 +1,23 @@
+#include <algorithm>
+
 #include "cuda_support.h"
 #include "paste_span.h"
 
 namespace animdetail {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kAtOnce = 2;
+constexpr int kWarp = 32, kRows = 8;  // of a block: a warp takes one at a time
+#if !defined(ANIMDETAIL_PASTE_AT_ONCE)
+#define ANIMDETAIL_PASTE_AT_ONCE 3
+#endif
+constexpr int kAtOnce = ANIMDETAIL_PASTE_AT_ONCE;
 
-__global__ __launch_bounds__(kThreads, 4) void paste(const __grid_constant__ blend::SpanJob spans) {
-  const int64_t count = blend::count(spans), block = kThreads * kAtOnce, all = block * gridDim.x;
-  for (int64_t index = blockIdx.x * block + threadIdx.x; index < count; index += all) {
-    blend::paste_spans<kAtOnce>(spans, index, kThreads);
+__global__ __launch_bounds__(kWarp* kRows, 4) void paste(const __grid_constant__ blend::SpanJob spans) {
+  const Pixels& canvas = spans.job.canvas;
+  for (int64_t frame = blockIdx.y; frame < canvas.frames; frame += gridDim.y) {
+    for (int64_t row = blockIdx.x * kRows + threadIdx.y; row < canvas.height; row += gridDim.x * kRows) {
+      blend::paste_row<kAtOnce>(spans, blend::row_at(spans, frame, row), threadIdx.x, kWarp);
+    }
   }
 }
 
@@ -19,9 +26,9 @@ __global__ __launch_bounds__(kThreads, 4) void paste(const __grid_constant__ ble
 void paste_cuda(const PasteJob& job, CudaStream stream) {
   const char* op = "alpha_paste";
   const cuda::DeviceGuard guard(op, stream.device);
-  const blend::SpanJob spans = blend::span_job(job);
-  constexpr int64_t kBlock = kThreads * kAtOnce;
-  paste<<<cuda::blocks((blend::count(spans) + kBlock - 1) / kBlock), kThreads, 0, cuda::handle(stream)>>>(spans);
+  const dim3 grid(cuda::blocks((job.canvas.height + kRows - 1) / kRows),
+                  static_cast<unsigned>(std::min<int64_t>(job.canvas.frames, cuda::kMaxGridY)));
+  paste<<<grid, dim3(kWarp, kRows), 0, cuda::handle(stream)>>>(blend::span_job(job));
   cuda::check(op, cudaGetLastError());
 }
 

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <tuple>
+#include <utility>
 
 #include "cuda_support.h"
 #include "resample_plan.h"
@@ -11,28 +13,46 @@ namespace {
 using namespace resample;
 
 constexpr int kDirectThreads = 128;
-// What a block shares, at most 48 without asking: several blocks fit on a multiprocessor, so one loads while another
-// sums. A build option, to measure others.
+// What a block shares where that is enough: several blocks fit on a multiprocessor, so one loads while another sums. A
+// build option, to measure others.
 #if !defined(ANIMDETAIL_TILE_KIB)
-#define ANIMDETAIL_TILE_KIB 32
+#define ANIMDETAIL_TILE_KIB 36
 #endif
 constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10;
+#if !defined(ANIMDETAIL_BLOCKS)
+#define ANIMDETAIL_BLOCKS 5
+#endif
+
+template <int channels>
+__device__ __forceinline__ void sum_first(const TileJob& job, const Tile& tile, uint32_t* shared) {
+  switch (channels == 3 ? job.vertical_first ? job.y.steps : job.x.steps : 0) {  // only RGB is worth the code
+    case 1: return first_pass<channels, 1>(job, tile, shared, threadIdx.x, kThreads);
+    case 2: return first_pass<channels, 2>(job, tile, shared, threadIdx.x, kThreads);
+    default: return first_pass<channels, 0>(job, tile, shared, threadIdx.x, kThreads);
+  }
+}
+
+template <int channels, bool blends>
+__device__ __forceinline__ void sum_second(const TileJob& job, const Tile& tile, const uint32_t* shared) {
+  switch (channels == 3 ? job.vertical_first ? job.x.steps : job.y.steps : 0) {
+    case 1: return second_pass<channels, 1, blends>(job, tile, shared, threadIdx.x, kThreads);
+    case 2: return second_pass<channels, 2, blends>(job, tile, shared, threadIdx.x, kThreads);
+    default: return second_pass<channels, 0, blends>(job, tile, shared, threadIdx.x, kThreads);
+  }
+}
 
 template <int channels, Range range, bool blends>
-__global__ __launch_bounds__(kThreads, 4) void resample_tiles(const __grid_constant__ TileJob job, int64_t tiles) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ Tile tile;
-  for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
-    if (threadIdx.x == 0) tile = tile_at(job, index);
-    __syncthreads();
-    load<channels, range>(job, tile, shared, threadIdx.x, kThreads);
-    __syncthreads();
-    first_pass<channels>(job, tile, shared, threadIdx.x, kThreads);
-    __syncthreads();
-    second_pass<channels>(job, tile, shared, threadIdx.x, kThreads);
-    __syncthreads();
-    store<channels, blends>(job, tile, shared, threadIdx.x, kThreads);
-    __syncthreads();
+__global__ __launch_bounds__(kThreads, ANIMDETAIL_BLOCKS) void resample_tiles(const __grid_constant__ TileJob job) {
+  extern __shared__ __align__(16) uint32_t shared[];
+  for (int64_t frame = blockIdx.z; frame < job.target.frames; frame += gridDim.z) {
+    for (int row = blockIdx.y; row < job.plan.down; row += gridDim.y) {
+      const Tile tile = tile_at(job, frame, row, blockIdx.x);
+      load<channels, range>(job, tile, shared, threadIdx.x, kThreads);
+      __syncthreads();  // which the second pass of the tile before has reached as well
+      sum_first<channels>(job, tile, shared);
+      __syncthreads();
+      sum_second<channels, blends>(job, tile, shared);
+    }
   }
 }
 
@@ -61,39 +81,56 @@ __global__ __launch_bounds__(kDirectThreads) void resample_direct(const __grid_c
   }
 }
 
-// The tables of an axis, on the host and on the current device.
-struct PlacedAxis {
-  std::shared_ptr<const AxisTable> table;
-  Axis axis;
-};
+std::string name_of(const AxisKey& key) { return {reinterpret_cast<const char*>(&key), sizeof key}; }
 
-PlacedAxis place(cuda::Tables& tables, const AxisKey& key) {
-  // Kept, since to make one takes the sine of every tap; found anew on each device by the same name. Guarded by Tables.
+// Kept, since to make one takes the sine of every tap. Guarded by Tables.
+std::shared_ptr<const AxisTable> table_of(cuda::Tables&, const AxisKey& key) {
   static std::map<std::string, std::shared_ptr<const AxisTable>> made;
   constexpr size_t kMaxMade = 256;
-
-  const std::string name = "axis" + std::string(reinterpret_cast<const char*>(&key), sizeof key);
+  const std::string name = name_of(key);
   std::shared_ptr<const AxisTable> table = made[name];
   if (!table) {
     if (made.size() > kMaxMade) made.clear();
     table = made[name] = std::make_shared<const AxisTable>(key);
   }
-  const void* placed = tables.get(name, [&] {
+  return table;
+}
+
+// The tables of an axis on the current device: what tiles read, or what is read without them.
+Axis place(cuda::Tables& tables, const AxisTable& table, bool tiled) {
+  const void* placed = tables.get((tiled ? "blocks" : "taps") + name_of(table.key), [&] {
     std::vector<char> bytes;
-    cuda::append(bytes, table->taps);
-    cuda::append(bytes, table->spans);
+    cuda::append(bytes, table.spans);
+    bytes.resize((bytes.size() + 15) / 16 * 16);
+    tiled ? cuda::append(bytes, table.blocks()) : cuda::append(bytes, table.taps);
     return bytes;
   });
-  const char* spans = static_cast<const char*>(placed) + table->taps.size() * sizeof(TapWord);
-  return {table, table->axis(spans, placed)};
+  const char* after = static_cast<const char*>(placed) + (table.spans.size() * sizeof(Span) + 15) / 16 * 16;
+  Axis axis = table.axis();
+  axis.spans = static_cast<const Span*>(placed);
+  axis.blocks = reinterpret_cast<const TapBlock*>(after);
+  axis.taps = reinterpret_cast<const int32_t*>(after);
+  return axis;
+}
+
+// The most that a block may share on the current device.
+int most_shared_bytes(const char* op, int device) {
+  int bytes = 0;
+  cuda::check(op, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
 }
 
 template <int channels, Range range, bool blends>
 void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
   if (tiled) {
-    const int64_t tiles = job.plan.across * job.plan.down * job.target.frames;
-    resample_tiles<channels, range, blends>
-        <<<cuda::blocks(tiles), kThreads, job.plan.shared_bytes, stream>>>(job, tiles);
+    const auto kernel = resample_tiles<channels, range, blends>;
+    if (job.plan.shared_bytes > 48 << 10) {
+      cuda::check("resample", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   job.plan.shared_bytes));
+    }
+    const dim3 grid(static_cast<unsigned>(job.plan.across), static_cast<unsigned>(std::min(job.plan.down, cuda::kMaxGridY)),
+                    static_cast<unsigned>(std::min(job.target.frames, cuda::kMaxGridY)));
+    kernel<<<grid, kThreads, job.plan.shared_bytes, stream>>>(job);
   } else {
     const int64_t outputs = job.target.frames * job.target.height * job.target.width;
     resample_direct<channels, blends><<<cuda::blocks(outputs), kDirectThreads, 0, stream>>>(job, outputs);
@@ -108,7 +145,6 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
   switch (job.target.channels) {
     case 1: return launch<1, Range::Unit, false>(job, tiled, stream);
     case 2: return launch<2, Range::Unit, false>(job, tiled, stream);
-    case 3: return launch<3, Range::Unit, false>(job, tiled, stream);
     default: return launch<4, Range::Unit, false>(job, tiled, stream);
   }
 }
@@ -122,17 +158,24 @@ void resample_cuda(const ResampleJob& job, CudaStream stream) {
   const cuda::DeviceGuard guard(op, stream.device);
   cuda::Tables tables(op, stream);
 
-  const auto key = [](int64_t in, int64_t out, int64_t first, int64_t count, int phase) {
-    return AxisKey{static_cast<int>(in), static_cast<int>(out), static_cast<int>(first), static_cast<int>(count),
-                   phase};
+  const Layout read = layout_of(job.source, job.vertical_first), written = layout_of(job.target, job.vertical_first);
+  const auto table = [&](int64_t in, int64_t out, int64_t first, int64_t count, int phase, int lead) {
+    return table_of(tables, {static_cast<int>(in), static_cast<int>(out), static_cast<int>(first),
+                             static_cast<int>(count), phase, lead});
   };
-  const Layout layout = layout_of(job.source, job.vertical_first);
-  const PlacedAxis x = place(tables, key(job.source.width, job.width, job.left, job.target.width, layout.phase));
-  const PlacedAxis y = place(tables, key(job.source.height, job.height, job.top, job.target.height, 0));
-  const std::optional<Plan> plan = plan_tiles(job, *x.table, *y.table, layout.reading, kSharedBytes);
-  const TileJob tile_job{job.source,       job.target,       job.mask,          x.axis, y.axis, plan.value_or(Plan{}),
-                         job.source_range, job.target_range, job.vertical_first};
-  launch(tile_job, plan.has_value(), cuda::handle(stream));
+  const auto tables_of = [&](int lead) {
+    return std::pair(table(job.source.width, job.width, job.left, job.target.width, read.phase, lead),
+                     table(job.source.height, job.height, job.top, job.target.height, 0, 0));
+  };
+  auto [x, y] = tables_of(written.phase);
+  std::optional<Plan> plan = plan_tiles(job, *x, *y, read.access, written.access, kSharedBytes);
+  if (!plan) plan = plan_tiles(job, *x, *y, read.access, written.access, most_shared_bytes(op, stream.device));
+  if (!plan && written.phase) std::tie(x, y) = tables_of(0);
+  const bool tiled = plan.has_value();
+  const TileJob tile_job{job.source,       job.target,       job.mask,         place(tables, *x, tiled),
+                         place(tables, *y, tiled), plan.value_or(Plan{}), job.source_range, job.target_range,
+                         job.vertical_first};
+  launch(tile_job, tiled, cuda::handle(stream));
   cuda::check(op, cudaGetLastError());
 }
 

@@ -50,6 +50,8 @@ inline cudaStream_t handle(CudaStream stream) { return static_cast<cudaStream_t>
 // Blocks of a launch over `count` pieces of work that loop over what is left.
 inline unsigned blocks(int64_t count) { return static_cast<unsigned>(count < (int64_t{1} << 30) ? count : 1 << 30); }
 
+inline constexpr int64_t kMaxGridY = 65535;  // and z
+
 template <class T>
 void append(std::vector<char>& bytes, const std::vector<T>& values) {
   const char* data = reinterpret_cast<const char*>(values.data());

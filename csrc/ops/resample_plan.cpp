@@ -16,132 +16,157 @@ uint32_t take_byte(int32_t& tap) {
 
 bool aligned(const void* pointer, int bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
-int odd(int count) { return count | 1; }
+int whole(int count, int unit) { return (count + unit - 1) / unit * unit; }
+
+// The next multiple of 4 that is none of 8: eight lines then lie in different banks of shared memory.
+int padded(int words) { return whole(words, 8) - (words % 8 != 0 && words % 8 <= 4 ? 4 : -4); }
 
 // The most that any tile of `size` outputs needs along an axis.
 struct Extent {
   Extent(const AxisTable& table, int size) {
-    const Axis axis = table.axis(nullptr, nullptr);
+    const Axis axis = table.axis();
     const int count = static_cast<int>(table.spans.size());
     for (int first = 0; first < count; first += size) {
-      const int begin = table.spans[first].begin, end = table.spans[std::min(first + size, count) - 1].end;
+      const int last = std::min(first + size, count) - 1;
+      const int begin = table.spans[first].begin, end = table.spans[last].end;
+      const int origin = word_of(axis, begin);
       pixels = std::max(pixels, end - begin);
-      words = std::max(words, word_of(axis, end - 1) - word_of(axis, begin) + 1);
+      words = std::max(words, word_of(axis, end - 1) - origin + 1);
+      const int begin_of_last = table.spans[last / kGroup * kGroup].begin;
+      words_read = std::max(words_read, word_of(axis, begin_of_last) - origin + axis.steps * kStepWords);
     }
+    lines = whole(4 * words, kGroup);
   }
   int pixels = 0, words = 0;
+  int words_read = 0;  // by a pass along it, with taps of zero at the end
+  int lines = 0;       // of a pass across it
 };
-
-// Instructions of a pass that gives `outputs` of `lines` lines.
-double pass_cost(const AxisTable& table, int outputs, int lines, int channels) {
-  const int warps = (lines + kWarp - 1) / kWarp;
-  return outputs * (20 + 2 * table.words + warps * (8 + channels * (4 * table.words + 5)));
-}
 
 struct Candidate {
   Plan plan;
-  double cost;  // instructions per output of the target
+  double cost;  // instructions of a warp, per output of the target
 };
 
-Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Reading reading, int width,
-                    int height) {
-  const Pixels& target = job.target;
-  const int channels = static_cast<int>(target.channels);
-  const Extent wide(x, width), high(y, height);
-  const Extent &along = job.vertical_first ? high : wide, &across = job.vertical_first ? wide : high;
+// Of a pass that gives `outputs` of `lines` lines. Warps take 16 of both, some more than others.
+double pass_cost(const AxisTable& table, int outputs, int lines, int channels) {
+  const int warps = kThreads / kWarp, items = outputs / kGroup * (lines / kGroup) * channels;
+  return whole(items, warps) * (40 + 16 * table.steps);
+}
+
+Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable& y, int width, int height,
+                    const Extent& wide, const Extent& high) {
+  const bool down = job.vertical_first;
+  const int channels = static_cast<int>(job.target.channels);
+  const Extent &along = down ? high : wide, &across = down ? wide : high;
+  const int outputs = down ? height : width;  // of the first pass, lines of the second
 
   Plan plan{};
   plan.width = width;
   plan.height = height;
-  plan.across = (target.width + width - 1) / width;
-  plan.down = (target.height + height - 1) / height;
-  plan.first_lines = across.pixels;
-  plan.first_stride = odd(along.words);
-  plan.second_lines = job.vertical_first ? height : width;
-  plan.second_stride = odd(across.words);
-  plan.interleaved = channels > 1 && target.channel_stride == 1 && target.pixel_stride == channels;
-  plan.run_length = width * (plan.interleaved ? channels : 1);
-  plan.run_stride = 4 * odd(plan.run_length / 4);
-  const int runs = height * (plan.interleaved ? 1 : channels);
-  plan.second_offset = std::max(4 * channels * plan.first_lines * plan.first_stride, runs * plan.run_stride);
-  plan.shared_bytes = plan.second_offset + 4 * channels * plan.second_lines * plan.second_stride;
-  plan.by_first_words = Divisor(along.words);
-  plan.by_first_positions = Divisor(along.pixels);
-  plan.by_first_lines = Divisor(plan.first_lines);
-  plan.by_run_length = Divisor(plan.run_length);
-  plan.by_run_words = Divisor(plan.run_length / 4);
-  plan.reading = reading;
-  plan.aligned_runs =
-      aligned(target.data, 16) && target.row_stride % 4 == 0 && target.frame_stride % 4 == 0 &&
-      (plan.interleaved || (target.pixel_stride == 1 && (channels == 1 || target.channel_stride % 4 == 0)));
+  plan.across = (job.target.width + x.key.lead + width - 1) / width;
+  plan.down = (job.target.height + y.key.lead + height - 1) / height;
+  plan.first_stride = padded(along.words_read);
+  plan.second_stride = padded(std::max(across.words_read, across.lines / 4));
+  plan.first_channel = across.lines * plan.first_stride;
+  plan.second_channel = outputs * plan.second_stride;
+  plan.second_offset = channels * plan.first_channel;
+  plan.shared_bytes = 4 * (plan.second_offset + channels * plan.second_channel);
+  plan.by_words = Divisor(along.words);
+  plan.by_positions = Divisor(along.pixels);
+  plan.by_lines = Divisor(across.pixels);
 
-  const bool down = job.vertical_first;
-  const double load = 40.0 / kWarp * channels * across.pixels * along.words;
-  const double first = pass_cost(down ? y : x, down ? height : width, across.pixels, channels);
-  const double second = pass_cost(down ? x : y, down ? width : height, plan.second_lines, channels);
-  const double store = 40.0 / kWarp * channels * width * height / 4;
-  return {plan, (load + first + second + store + 600) / (static_cast<double>(width) * height)};
+  const double load = 30.0 / kWarp * channels * across.pixels * along.words;
+  const double first = pass_cost(down ? y : x, outputs, across.lines, channels);
+  const double second = pass_cost(down ? x : y, down ? width : height, outputs, channels);
+  return {plan, (load + first + second + 1000) / (static_cast<double>(width) * height)};
 }
 
 }  // namespace
 
-AxisTable::AxisTable(const AxisKey& key) : key(key), spans(key.count) {
-  const auto of_words = [&](int begin, int end) { return (end - 1 + key.phase) / 4 - (begin + key.phase) / 4 + 1; };
-  const auto put = [&](int output, int pixel, int32_t tap) {
-    const int position = pixel + key.phase - (spans[output].begin + key.phase) / 4 * 4;
-    TapWord& word = taps[static_cast<size_t>(output) * words + position / 4];
-    const int shift = position % 4 * 8;
-    word.low |= take_byte(tap) << shift;
-    word.middle |= take_byte(tap) << shift;
-    word.high |= take_byte(tap) << shift;
-  };
+AxisTable::AxisTable(const AxisKey& key) : key(key) {
+  const int count = key.lead + key.count;
+  spans.resize(count);
   if (key.in_size == key.out_size) {
-    words = 1;
-    taps.resize(key.count);
-    for (int i = 0; i < key.count; ++i) {
-      spans[i] = {key.first + i, key.first + i + 1};
-      put(i, key.first + i, int32_t{1} << kFractionBits);
+    longest = 1;
+    taps.resize(count);
+    for (int i = key.lead; i < count; ++i) {
+      const int pixel = key.first + i - key.lead;
+      spans[i] = {pixel, pixel + 1};
+      taps[i] = int32_t{1} << kFractionBits;
     }
-    return;
+  } else {
+    const Taps exact(key.in_size, key.out_size, key.first, key.count);
+    longest = exact.longest;
+    taps.resize(static_cast<size_t>(count) * longest);
+    for (int i = key.lead; i < count; ++i) {
+      const Taps::Span& span = exact.spans[i - key.lead];
+      spans[i] = {span.begin, span.end};
+      std::copy_n(exact.values.begin() + span.offset, span.end - span.begin,
+                  taps.begin() + static_cast<ptrdiff_t>(i) * longest);
+    }
   }
-  const Taps exact(key.in_size, key.out_size, key.first, key.count);
-  for (int i = 0; i < key.count; ++i) {
-    spans[i] = {exact.spans[i].begin, exact.spans[i].end};
-    words = std::max(words, of_words(spans[i].begin, spans[i].end));
-  }
-  taps.resize(static_cast<size_t>(key.count) * words);
-  for (int i = 0; i < key.count; ++i) {
-    for (int x = spans[i].begin; x < spans[i].end; ++x)
-      put(i, x, exact.values[exact.spans[i].offset + x - spans[i].begin]);
+  std::fill_n(spans.begin(), key.lead, spans[key.lead]);  // with taps of zero
+  const Axis axis = this->axis();
+  for (int first = 0; first < count; first += kGroup) {
+    const int end = spans[std::min(first + kGroup, count) - 1].end;
+    const int words = word_of(axis, end - 1) - word_of(axis, spans[first].begin) + 1;
+    steps = std::max(steps, whole(words, kStepWords) / kStepWords);
   }
 }
 
-Layout layout_of(const Pixels& source, bool vertical_first) {
-  const bool even_rows = source.row_stride % 4 == 0 && source.frame_stride % 4 == 0 && aligned(source.data, 4);
-  if (vertical_first || !even_rows) return {Reading::Strided, 0};
-  const int floats_past = static_cast<int>(reinterpret_cast<uintptr_t>(source.data) / 4 % 4);
-  if (source.pixel_stride == 1 && (source.channels == 1 || source.channel_stride % 4 == 0)) {
-    return {Reading::Planar, floats_past};
+std::vector<TapBlock> AxisTable::blocks() const {
+  const int count = static_cast<int>(spans.size());
+  const Axis axis = this->axis();
+  std::vector<TapBlock> made(static_cast<size_t>(whole(count, kGroup) / kGroup) * steps);
+  for (int i = 0; i < count; ++i) {
+    const int group = i / kGroup, slot = slot_of(i % kGroup);
+    const int origin = 4 * word_of(axis, spans[group * kGroup].begin) - key.phase;
+    for (int x = spans[i].begin; x < spans[i].end; ++x) {
+      const int position = x - origin, word = position / 4 % kStepWords;
+      TapBlock& block = made[static_cast<size_t>(group) * steps + position / 4 / kStepWords];
+      int32_t tap = taps[static_cast<size_t>(i) * longest + x - spans[i].begin];
+      for (auto& part : block.parts) {
+        part[slot % 8 * 4 + word % 4][slot / 8 + word / 4 * 2] |= take_byte(tap) << position % 4 * 8;
+      }
+    }
+  }
+  return made;
+}
+
+Layout layout_of(const Pixels& pixels, bool vertical_first) {
+  const bool even_rows = pixels.row_stride % 4 == 0 && pixels.frame_stride % 4 == 0 && aligned(pixels.data, 4);
+  if (vertical_first || !even_rows) return {Access::Strided, 0};
+  const int floats_past = static_cast<int>(reinterpret_cast<uintptr_t>(pixels.data) / 4 % 4);
+  if (pixels.pixel_stride == 1 && (pixels.channels == 1 || pixels.channel_stride % 4 == 0)) {
+    return {Access::Planar, floats_past};
   }
   // Pixel x of RGB begins 3 x floats on, which is a multiple of 4 where x + phase is.
-  if (source.channels == 3 && source.channel_stride == 1 && source.pixel_stride == 3) {
-    return {Reading::Packed, (4 - floats_past) % 4};
+  if (pixels.channels == 3 && pixels.channel_stride == 1 && pixels.pixel_stride == 3) {
+    return {Access::Packed, (4 - floats_past) % 4};
   }
-  return {Reading::Strided, 0};
+  return {Access::Strided, 0};
 }
 
-std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Reading reading,
-                               int shared_bytes) {
+std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
+                               Access writing, int shared_bytes) {
+  constexpr int kSizes = 8;
+  std::vector<Extent> wide, high;
+  for (int size = 1; size <= kSizes; ++size) {
+    wide.emplace_back(x, size * kGroup);
+    high.emplace_back(y, size * kGroup);
+  }
   std::optional<Candidate> best;
-  for (const int width : {8, 16, 32, 64, 96, 128}) {
-    for (int height = 4; height <= 128; height += height < 16 ? 4 : 8) {
-      const Candidate next = candidate(job, x, y, reading, width, height);
-      const bool fits = next.plan.shared_bytes <= shared_bytes && next.plan.by_first_words.divisor <= kThreads &&
-                        next.plan.run_length <= kThreads;
+  for (int column = 0; column < kSizes; ++column) {
+    for (int row = 0; row < kSizes; ++row) {
+      const Candidate next =
+          candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
+      const bool fits = next.plan.shared_bytes <= shared_bytes && next.plan.by_words.divisor <= kThreads;
       if (fits && (!best || next.cost < best->cost)) best = next;
     }
   }
   if (!best) return std::nullopt;
+  best->plan.reading = reading;
+  best->plan.writing = writing;
   return best->plan;
 }
 

@@ -9,35 +9,35 @@
 
 namespace animdetail::resample {
 
-// One axis of a job: outputs [first, first + count) of out_size, from in_size pixels.
+// One axis of a job: outputs [first, first + count) of out_size, from in_size pixels, after `lead` that are none.
 struct AxisKey {
-  int in_size, out_size, first, count, phase;
+  int in_size, out_size, first, count, phase, lead;
 };
 
-// The tables that an Axis points to, on the host. An axis that keeps its size has one tap of 1: the same bits as no
-// pass.
+// What an Axis points to, on the host. An axis that keeps its size has one tap of 1: the same bits as no pass.
 struct AxisTable {
   explicit AxisTable(const AxisKey& key);
 
-  Axis axis(const void* spans_in_place, const void* taps_in_place) const {
-    return {static_cast<const Span*>(spans_in_place), static_cast<const TapWord*>(taps_in_place), words, key.phase};
-  }
+  std::vector<TapBlock> blocks() const;  // of the same taps
+
+  Axis axis() const { return {spans.data(), nullptr, taps.data(), steps, longest, key.phase, key.lead}; }
 
   AxisKey key;
-  std::vector<Span> spans;
-  std::vector<TapWord> taps;
-  int words = 0;  // of taps of an output
+  std::vector<Span> spans;    // of each output
+  std::vector<int32_t> taps;  // `longest` of each output
+  int longest = 0, steps = 0;
 };
 
-// Reading 16 bytes at a time wants words that begin where memory is aligned.
+// Reading or writing 16 bytes at a time wants fours of pixels that begin where memory is aligned: at those that are
+// multiples of four once `phase` is added.
 struct Layout {
-  Reading reading;
+  Access access;
   int phase;
 };
-Layout layout_of(const Pixels& source, bool vertical_first);
+Layout layout_of(const Pixels& pixels, bool vertical_first);
 
 // No plan where not even small tiles fit into `shared_bytes`.
-std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Reading reading,
-                               int shared_bytes);
+std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
+                               Access writing, int shared_bytes);
 
 }  // namespace animdetail::resample

@@ -3,15 +3,15 @@
 // How a block of threads resamples one tile of a picture. The tile lies in memory that the block shares as bytes, four
 // pixels to a word along the axis that is summed next:
 //
-//   load     floats of the source -> bytes
-//   pass     weighted sums along the first axis, written so that the second axis lies along the words
-//   pass     the same along the second axis
-//   store    bytes -> floats of the target, or blended into it
+//   load          floats of the source -> bytes
+//   first_pass    weighted sums along the first axis, written so that the second axis lies along the words
+//   second_pass   the same along the second axis, and from there to floats of the target, or blended into it
 //
 // Each step is a function of (thread, threads) without barriers inside. The kernel runs the steps with barriers between
 // them; tests/harness runs them on a CPU, under sanitizers.
 //
-// Sums stay exact: a tap of 24 bits is three signed bytes, and four pixels meet four of these in one instruction.
+// A pass is a product of matrices: 16 outputs by the pixels that they need by 16 lines. Sums stay exact: a tap of 24
+// bits is three signed bytes, and tensor cores sum products of bytes in 32 bits.
 
 #include <cstdint>
 #include <cstring>
@@ -23,24 +23,33 @@
 namespace animdetail::resample {
 
 inline constexpr int kWarp = 32;
-inline constexpr int kThreads = 256;  // of a block; a row of a tile has no more words
+inline constexpr int kThreads = 128;  // of a block; a row of a tile has no more words
+inline constexpr int kGroup = 16;     // outputs, and lines, that a warp takes at once
+inline constexpr int kStepWords = 8;  // of a line, that one instruction sums
 
 // Source pixels [begin, end) that an output is summed of.
 struct Span {
   int32_t begin, end;
 };
 
-// The taps of four pixels: byte i of each belongs to pixel i; tap = low + 2^8 middle + 2^16 high.
-struct alignas(16) TapWord {
-  uint32_t low, middle, high, unused;
+// The taps of 16 outputs for 8 words of pixels: tap = low + 2^8 middle + 2^16 high, parts in this order. Lane 4 i + k of
+// a warp holds those of outputs slot i and slot i + 8 for the words k and k + 4.
+struct alignas(16) TapBlock {
+  uint32_t parts[3][kWarp][4];
 };
 
+// The place of one of 16 outputs, or lines. A thread that sums the lines in four neighbouring places of two products
+// then holds four neighbouring lines, a word.
+ANIMDETAIL_HD int slot_of(int line) { return (line & ~14) | (line & 2) << 2 | (line >> 1 & 6); }
+
 // One axis of the job. Pixel x lies in word (x + phase) / 4: where rows are read 16 bytes at a time, words begin where
+// memory is aligned. Likewise the first `lead` outputs are none: with them fours of outputs begin where the target's
 // memory is aligned.
 struct Axis {
-  const Span* spans;    // of each output of the target's window
-  const TapWord* taps;  // `words` of each output
-  int words, phase;
+  const Span* spans;       // of each output
+  const TapBlock* blocks;  // `steps` of each 16 outputs, from the word on where the first one's pixels begin
+  const int32_t* taps;     // or `longest` of each output
+  int steps, longest, phase, lead;
 };
 
 ANIMDETAIL_HD int word_of(const Axis& axis, int pixel) { return (pixel + axis.phase) >> 2; }
@@ -61,28 +70,23 @@ ANIMDETAIL_HD int quotient(int numerator, const Divisor& by) {
 #endif
 }
 
-// How the source lies in memory, as far as reading it fast goes.
-enum class Reading : uint8_t {
+// How pictures lie in memory, as far as reading and writing them fast goes.
+enum class Access : uint8_t {
   Strided,  // anything
-  Planar,   // rows of one channel, 16-byte aligned at words
+  Planar,   // rows of one channel, 16-byte aligned at words, or at fours of outputs
   Packed,   // rows of interleaved RGB, likewise
 };
 
 // What is the same for every tile. A line is what one pass sums along; lengths are the largest of any tile.
 struct Plan {
-  int width, height;     // outputs of a tile
-  int64_t across, down;  // tiles of a frame
-  int first_lines;       // of a channel, in the first pass
-  int first_stride;      // words between them; odd, so that 32 lines lie in 32 banks of shared memory
-  int second_lines, second_stride;
-  int run_length;     // bytes that lie side by side in the target, and here
-  int run_stride;     // bytes from one such run to the next
-  int second_offset;  // bytes to the second pass's lines; the result takes the place of the first's
+  int width, height;                    // outputs of a tile, whole groups
+  int64_t across, down;                 // tiles of a frame
+  int first_stride, second_stride;      // words between lines; 4 times an odd number, for the banks of shared memory
+  int first_channel, second_channel;    // words between channels
+  int second_offset;                    // words to the second pass's lines
   int shared_bytes;
-  Divisor by_first_words, by_first_positions, by_first_lines, by_run_length, by_run_words;
-  Reading reading;
-  bool interleaved;   // the target's channels lie side by side
-  bool aligned_runs;  // they can be read and written 16 bytes at a time
+  Divisor by_words, by_positions, by_lines;  // of the first pass
+  Access reading, writing;
 };
 
 struct TileJob {
@@ -101,21 +105,30 @@ struct Tile {
   int source_x, source_y, source_width, source_height;
 };
 
-ANIMDETAIL_HD Tile tile_at(const TileJob& job, int64_t index) {
+ANIMDETAIL_HD Span load_span(const Span* from) {
+#if defined(__CUDA_ARCH__)
+  const int2 loaded = __ldg(reinterpret_cast<const int2*>(from));
+  return {loaded.x, loaded.y};
+#else
+  return *from;
+#endif
+}
+
+ANIMDETAIL_HD Tile tile_at(const TileJob& job, int64_t frame, int row, int column) {
   const Plan& plan = job.plan;
   Tile tile;
-  const int64_t row = index / plan.across;
-  tile.frame = row / plan.down;
-  tile.x = static_cast<int>(index - row * plan.across) * plan.width;
-  tile.y = static_cast<int>(row - tile.frame * plan.down) * plan.height;
-  const int right = static_cast<int>(job.target.width) - tile.x, bottom = static_cast<int>(job.target.height) - tile.y;
+  tile.frame = frame;
+  tile.x = column * plan.width;
+  tile.y = row * plan.height;
+  const int right = static_cast<int>(job.target.width) + job.x.lead - tile.x;
+  const int bottom = static_cast<int>(job.target.height) + job.y.lead - tile.y;
   tile.width = right < plan.width ? right : plan.width;
   tile.height = bottom < plan.height ? bottom : plan.height;
   // Spans begin and end further on from output to output.
-  tile.source_x = job.x.spans[tile.x].begin;
-  tile.source_y = job.y.spans[tile.y].begin;
-  tile.source_width = job.x.spans[tile.x + tile.width - 1].end - tile.source_x;
-  tile.source_height = job.y.spans[tile.y + tile.height - 1].end - tile.source_y;
+  tile.source_x = load_span(job.x.spans + tile.x).begin;
+  tile.source_y = load_span(job.y.spans + tile.y).begin;
+  tile.source_width = load_span(job.x.spans + tile.x + tile.width - 1).end - tile.source_x;
+  tile.source_height = load_span(job.y.spans + tile.y + tile.height - 1).end - tile.source_y;
   return tile;
 }
 
@@ -143,58 +156,41 @@ ANIMDETAIL_HD void store_four(const Four& four, float* to) {
 #endif
 }
 
-ANIMDETAIL_HD TapWord load_taps(const TapWord* from) {
+// Bytes, lowest first.
+ANIMDETAIL_HD uint32_t pack(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 #if defined(__CUDA_ARCH__)
-  const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(from));
-  return {loaded.x, loaded.y, loaded.z, loaded.w};
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 #else
-  return *from;
+  return (a & 0xff) | (b & 0xff) << 8 | (c & 0xff) << 16 | (d & 0xff) << 24;
 #endif
-}
-
-ANIMDETAIL_HD Span load_span(const Span* from) {
-#if defined(__CUDA_ARCH__)
-  const int2 loaded = __ldg(reinterpret_cast<const int2*>(from));
-  return {loaded.x, loaded.y};
-#else
-  return *from;
-#endif
-}
-
-ANIMDETAIL_HD uint32_t pack(uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
-  return uint32_t{a} | uint32_t{b} << 8 | uint32_t{c} << 16 | uint32_t{d} << 24;
-}
-
-// sum + four products of an unsigned byte (pixels) and a signed one (taps).
-ANIMDETAIL_HD int32_t add_products(int32_t sum, uint32_t pixels, uint32_t taps) {
-#if defined(__CUDA_ARCH__)
-  asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(pixels), "r"(taps));
-#else
-  for (int i = 0; i < 4; ++i) {
-    sum += static_cast<int32_t>(pixels >> 8 * i & 0xff) * static_cast<int8_t>(taps >> 8 * i & 0xff);
-  }
-#endif
-  return sum;
 }
 
 template <Range range>
-ANIMDETAIL_HD uint8_t to_byte(float value) {
+ANIMDETAIL_HD uint32_t to_byte(float value) {
   return range == Range::Vae ? quantise_vae(value) : quantise(value);
 }
 
-ANIMDETAIL_HD float to_float(uint8_t value, Range range) {
-  return range == Range::Vae ? dequantise_vae(value) : dequantise(value);
+ANIMDETAIL_HD float to_float(uint32_t word, int byte, Range range) {
+  const float value = dequantise_byte(word, byte);
+  return std::fma(value, range == Range::Vae ? 2.0f : 1.0f, range == Range::Vae ? -1.0f : 0.0f);
 }
 
-// Which of the rows of `words` words a thread begins with, which word of them is its own, and how many rows on its next
-// one lies. Threads that are left over get none.
-struct Share {
-  int row, word, step;
-};
+// The place of the first line: words of the second pass begin at whole fours.
+ANIMDETAIL_HD int lines_skipped(const TileJob& job, const Tile& tile) {
+  return job.vertical_first ? (tile.source_x + job.x.phase) & 3 : (tile.source_y + job.y.phase) & 3;
+}
 
-ANIMDETAIL_HD Share share(const Divisor& words, int thread, int threads) {
-  const int row = quotient(thread, words), step = quotient(threads, words);
-  return {row < step ? row : 1 << 30, thread - row * static_cast<int>(words.divisor), step};
+// A word of each of `step` interleaved channels.
+template <int step, Range range>
+ANIMDETAIL_HD void put_words(const Four (&values)[step], uint32_t* to, int to_next_channel) {
+  ANIMDETAIL_UNROLL
+  for (int c = 0; c < step; ++c) {
+    const auto byte = [&](int pixel) {
+      const int i = pixel * step + c;
+      return to_byte<range>(values[i / 4].value[i % 4]);
+    };
+    to[c * to_next_channel] = pack(byte(0), byte(1), byte(2), byte(3));
+  }
 }
 
 // Rows of the source whose pixels lie side by side, `step` channels interleaved: a word of each channel at a time.
@@ -202,43 +198,44 @@ template <int channels, int step, Range range>
 ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lines, int thread, int threads) {
   constexpr int kAtOnce = step == 1 ? 4 : 2;  // words that are on their way before the first is used
   const Plan& plan = job.plan;
-  const Share mine = share(plan.by_first_words, thread, threads);
+  // Rows of threads; those that are left over have nothing to do.
+  const int first_row = quotient(thread, plan.by_words), rows = quotient(threads, plan.by_words);
+  const int word = thread - first_row * static_cast<int>(plan.by_words.divisor);
   const int first_word = word_of(job.x, tile.source_x);
-  if (first_word + mine.word > word_of(job.x, tile.source_x + tile.source_width - 1)) return;
-  const int x = 4 * (first_word + mine.word) - job.x.phase, width = static_cast<int>(job.source.width);
-  const bool inside = x >= 0 && x + 4 <= width;
+  if (first_row >= rows || first_word + word > word_of(job.x, tile.source_x + tile.source_width - 1)) return;
+  const int x = 4 * (first_word + word) - job.x.phase, width = static_cast<int>(job.source.width);
+  const int skipped = lines_skipped(job, tile);
   const float* plane = job.source.data + tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride +
                        static_cast<int64_t>(x) * step;
-  for (int p = 0; p < channels / step; ++p, plane += job.source.channel_stride) {
-    for (int row = mine.row; row < tile.source_height; row += kAtOnce * mine.step) {
+  const bool inside = x >= 0 && x + 4 <= width;
+  lines += word;
+  for (int p = 0; p < channels / step; ++p, plane += job.source.channel_stride, lines += plan.first_channel) {
+    if (!inside) {
+      for (int row = first_row; row < tile.source_height; row += rows) {
+        Four values[step];
+        ANIMDETAIL_UNROLL
+        for (int i = 0; i < 4 * step; ++i) {
+          const int pixel = x + i / step;
+          values[i / 4].value[i % 4] = pixel >= 0 && pixel < width ? plane[row * job.source.row_stride + i] : 0.0f;
+        }
+        put_words<step, range>(values, lines + slot_of(skipped + row) * plan.first_stride, plan.first_channel);
+      }
+      continue;
+    }
+    for (int row = first_row; row < tile.source_height; row += kAtOnce * rows) {
       Four values[kAtOnce][step];
       ANIMDETAIL_UNROLL
       for (int k = 0; k < kAtOnce; ++k) {
-        if (row + k * mine.step >= tile.source_height) continue;
-        const float* from = plane + (row + k * mine.step) * job.source.row_stride;
-        if (inside) {
-          ANIMDETAIL_UNROLL
-          for (int i = 0; i < step; ++i) values[k][i] = load_four(from + 4 * i);
-        } else {
-          ANIMDETAIL_UNROLL
-          for (int i = 0; i < 4 * step; ++i) {
-            const int pixel = x + i / step;
-            values[k][i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from[i] : 0.0f;
-          }
-        }
+        // Past the last row it is read again, which costs less than to ask.
+        const int last = tile.source_height - 1, y = row + k * rows < last ? row + k * rows : last;
+        ANIMDETAIL_UNROLL
+        for (int i = 0; i < step; ++i) values[k][i] = load_four(plane + y * job.source.row_stride + 4 * i);
       }
       ANIMDETAIL_UNROLL
       for (int k = 0; k < kAtOnce; ++k) {
-        if (row + k * mine.step >= tile.source_height) continue;
-        uint32_t* to = lines + (p * plan.first_lines + row + k * mine.step) * plan.first_stride + mine.word;
-        ANIMDETAIL_UNROLL
-        for (int c = 0; c < step; ++c) {
-          const auto byte = [&](int pixel) {
-            const int i = pixel * step + c;
-            return to_byte<range>(values[k][i / 4].value[i % 4]);
-          };
-          to[c * plan.first_lines * plan.first_stride] = pack(byte(0), byte(1), byte(2), byte(3));
-        }
+        const int y = row + k * rows;
+        if (y >= tile.source_height) break;
+        put_words<step, range>(values[k], lines + slot_of(skipped + y) * plan.first_stride, plan.first_channel);
       }
     }
   }
@@ -250,289 +247,372 @@ ANIMDETAIL_HD void load_pixels(const TileJob& job, const Tile& tile, uint8_t* li
   const Plan& plan = job.plan;
   const bool down = job.vertical_first;
   const Axis& along = down ? job.y : job.x;
-  const int positions = plan.by_first_positions.divisor;
   const int start = down ? tile.source_y : tile.source_x, length = down ? tile.source_height : tile.source_width;
   const int lines_used = down ? tile.source_width : tile.source_height;
-  const int offset = start + along.phase - 4 * word_of(along, start);
+  const int offset = start + along.phase - 4 * word_of(along, start), skipped = lines_skipped(job, tile);
+  const int positions = plan.by_positions.divisor, room = plan.by_lines.divisor;
   const float* frame = job.source.data + tile.frame * job.source.frame_stride;
   // Neighbouring threads read neighbouring columns.
-  const int items = plan.first_lines * positions;
-  for (int item = thread; item < items; item += threads) {
-    const int slow = quotient(item, down ? plan.by_first_lines : plan.by_first_positions);
-    const int fast = item - slow * (down ? plan.first_lines : positions);
+  for (int item = thread; item < room * positions; item += threads) {
+    const int slow = quotient(item, down ? plan.by_lines : plan.by_positions);
+    const int fast = item - slow * (down ? room : positions);
     const int line = down ? fast : slow, position = down ? slow : fast;
     if (line >= lines_used || position >= length) continue;
     const int x = tile.source_x + (down ? line : position), y = tile.source_y + (down ? position : line);
     const float* from = frame + y * job.source.row_stride + x * job.source.pixel_stride;
+    uint8_t* to = lines + 4 * slot_of(skipped + line) * plan.first_stride + offset + position;
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      lines[4 * (c * plan.first_lines + line) * plan.first_stride + offset + position] =
-          to_byte<range>(from[c * job.source.channel_stride]);
+      to[4 * c * plan.first_channel] = static_cast<uint8_t>(to_byte<range>(from[c * job.source.channel_stride]));
     }
   }
 }
 
 template <int channels, Range range>
-ANIMDETAIL_HD void load(const TileJob& job, const Tile& tile, uint8_t* shared, int thread, int threads) {
-  uint32_t* words = reinterpret_cast<uint32_t*>(shared);
-  if (job.plan.reading == Reading::Planar) {
-    load_rows<channels, 1, range>(job, tile, words, thread, threads);
-  } else if (channels == 3 && job.plan.reading == Reading::Packed) {
-    load_rows<3, 3, range>(job, tile, words, thread, threads);
+ANIMDETAIL_HD void load(const TileJob& job, const Tile& tile, uint32_t* shared, int thread, int threads) {
+  if (job.plan.reading == Access::Planar) {
+    load_rows<channels, 1, range>(job, tile, shared, thread, threads);
+  } else if (channels == 3 && job.plan.reading == Access::Packed) {
+    load_rows<3, 3, range>(job, tile, shared, thread, threads);
   } else {
-    load_pixels<channels, range>(job, tile, shared, thread, threads);
+    load_pixels<channels, range>(job, tile, reinterpret_cast<uint8_t*>(shared), thread, threads);
   }
 }
 
-// Where a pass writes: output o of line i of channel c.
-struct Steps {
-  int output, line, channel;
-};
+#if defined(__CUDA_ARCH__)
 
-// Lines of bytes that one pass goes along, and where its results go.
-struct Lines {
-  const uint32_t* from;
-  int origin;              // the word that `from` is
-  int count, per_channel;  // that hold pixels, and that there is room for
-  int stride;              // words from line to line
-  uint8_t* to;
-  Steps steps;
-};
+// sums (16 outputs x 8 lines) += taps (16 x 32 pixels) * pixels (32 x 8).
+__device__ __forceinline__ void multiply(int32_t (&sums)[4], const uint32_t (&taps)[4], const uint32_t (&pixels)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(taps[0]), "r"(taps[1]), "r"(taps[2]), "r"(taps[3]), "r"(pixels[0]), "r"(pixels[1]));
+#else
+  for (int i = 0; i < 4; ++i) {
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.u8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
+        : "+r"(sums[i % 2 * 2]), "+r"(sums[i % 2 * 2 + 1])
+        : "r"(taps[i]), "r"(pixels[i / 2]));
+  }
+#endif
+}
 
-ANIMDETAIL_HD uint8_t rounded(uint32_t sum) { return round_and_clip(static_cast<int32_t>(sum)); }
+// Four sums to a word, rounded and clipped as round_and_clip does.
+__device__ __forceinline__ uint32_t rounded(int32_t a, int32_t b, int32_t c, int32_t d) {
+  uint32_t high, word;
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, 0;" : "=r"(high) : "r"(d >> kFractionBits), "r"(c >> kFractionBits));
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;"
+      : "=r"(word)
+      : "r"(b >> kFractionBits), "r"(a >> kFractionBits), "r"(high));
+  return word;
+}
 
-// One output of every line, from `words` words of taps, which stay in registers.
-template <int channels, int words>
-ANIMDETAIL_HD void sum_lines(const Lines& lines, const uint32_t* from, const TapWord* taps, uint8_t* to, int lane) {
-  TapWord tap[words];
-  ANIMDETAIL_UNROLL
-  for (int i = 0; i < words; ++i) tap[i] = load_taps(taps + i);
-  const int to_next_channel = lines.per_channel * lines.stride;
-  from += lane * lines.stride;
-  to += lane * lines.steps.line;
-  for (int line = lane; line < lines.count; line += kWarp) {
+// The taps of 16 outputs, a lane's share of them.
+template <int steps>
+struct HeldTaps {
+  uint32_t parts[steps][3][4];
+
+  __device__ __forceinline__ HeldTaps(const TapBlock* blocks, int, int lane) {
     ANIMDETAIL_UNROLL
-    for (int c = 0; c < channels; ++c) {
-      uint32_t four[words];
-      ANIMDETAIL_UNROLL
-      for (int i = 0; i < words; ++i) four[i] = from[c * to_next_channel + i];
-      int32_t high = 0;
-      ANIMDETAIL_UNROLL
-      for (int i = 0; i < words; ++i) high = add_products(high, four[i], tap[i].high);
-      int32_t middle = static_cast<int32_t>(uint32_t(high) << 8);
-      ANIMDETAIL_UNROLL
-      for (int i = 0; i < words; ++i) middle = add_products(middle, four[i], tap[i].middle);
-      int32_t low = static_cast<int32_t>((uint32_t(middle) << 8) + uint32_t(kHalf));
-      ANIMDETAIL_UNROLL
-      for (int i = 0; i < words; ++i) low = add_products(low, four[i], tap[i].low);
-      to[c * lines.steps.channel] = rounded(low);
+    for (int i = 0; i < steps * 3; ++i) {
+      const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(blocks[i / 3].parts[i % 3][lane]));
+      parts[i / 3][i % 3][0] = loaded.x;
+      parts[i / 3][i % 3][1] = loaded.y;
+      parts[i / 3][i % 3][2] = loaded.z;
+      parts[i / 3][i % 3][3] = loaded.w;
     }
-    from += kWarp * lines.stride;
-    to += kWarp * lines.steps.line;
   }
-}
 
-// The same for any number of words.
-template <int channels>
-ANIMDETAIL_HD void sum_long_lines(const Lines& lines, const uint32_t* from, const TapWord* taps, int words, uint8_t* to,
-                                  int lane) {
-  for (int line = lane; line < lines.count; line += kWarp) {
-    int32_t low[channels] = {}, middle[channels] = {}, high[channels] = {};
-    for (int word = 0; word < words; ++word) {
-      const TapWord tap = load_taps(taps + word);
+  // Two words: of the outputs in the slots lane / 4 and lane / 4 + 8, from 16 lines those that begin with 4 (lane % 4).
+  __device__ __forceinline__ void sum(const uint32_t* lines, int stride, int lane, uint32_t (&words)[2]) const {
+    lines += lane / 4 * stride + lane % 4;
+    int32_t sums[2][4] = {};
+    uint32_t pixels[steps][2][2];
+    ANIMDETAIL_UNROLL
+    for (int s = 0; s < steps; ++s) {
       ANIMDETAIL_UNROLL
-      for (int c = 0; c < channels; ++c) {
-        const uint32_t four = from[(c * lines.per_channel + line) * lines.stride + word];
-        low[c] = add_products(low[c], four, tap.low);
-        middle[c] = add_products(middle[c], four, tap.middle);
-        high[c] = add_products(high[c], four, tap.high);
+      for (int i = 0; i < 4; ++i) pixels[s][i / 2][i % 2] = lines[i / 2 * 8 * stride + s * kStepWords + i % 2 * 4];
+    }
+    ANIMDETAIL_UNROLL
+    for (int part = 2; part >= 0; --part) {
+      ANIMDETAIL_UNROLL
+      for (int s = 0; s < steps; ++s) {
+        multiply(sums[0], parts[s][part], pixels[s][0]);
+        multiply(sums[1], parts[s][part], pixels[s][1]);
+      }
+      if (part == 0) break;
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < 8; ++i) {
+        sums[i / 4][i % 4] = static_cast<int32_t>((uint32_t(sums[i / 4][i % 4]) << 8) + (part == 1 ? kHalf : 0));
       }
     }
+    words[0] = rounded(sums[0][0], sums[0][1], sums[1][0], sums[1][1]);
+    words[1] = rounded(sums[0][2], sums[0][3], sums[1][2], sums[1][3]);
+  }
+};
+
+// Any number of steps, whose taps stay in memory.
+template <>
+struct HeldTaps<0> {
+  const TapBlock* blocks;
+  int steps;
+
+  __device__ __forceinline__ HeldTaps(const TapBlock* blocks, int steps, int) : blocks(blocks), steps(steps) {}
+
+  __device__ __forceinline__ void sum(const uint32_t* lines, int stride, int lane, uint32_t (&words)[2]) const {
+    lines += lane / 4 * stride + lane % 4;
+    int32_t sums[3][2][4] = {};
+    for (int s = 0; s < steps; ++s, lines += kStepWords) {
+      const HeldTaps<1> taps(blocks + s, 1, lane);
+      uint32_t pixels[2][2];
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < 4; ++i) pixels[i / 2][i % 2] = lines[i / 2 * 8 * stride + i % 2 * 4];
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < 6; ++i) multiply(sums[i / 2][i % 2], taps.parts[0][i / 2], pixels[i % 2]);
+    }
+    int32_t total[8];
     ANIMDETAIL_UNROLL
-    for (int c = 0; c < channels; ++c) {
-      to[line * lines.steps.line + c * lines.steps.channel] =
-          rounded(uint32_t(kHalf) + uint32_t(low[c]) + (uint32_t(middle[c]) << 8) + (uint32_t(high[c]) << 16));
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t upper = (uint32_t(sums[2][i / 4][i % 4]) << 8) + uint32_t(sums[1][i / 4][i % 4]);
+      total[i] = static_cast<int32_t>((upper << 8) + uint32_t(sums[0][i / 4][i % 4]) + uint32_t(kHalf));
+    }
+    words[0] = rounded(total[0], total[1], total[4], total[5]);
+    words[1] = rounded(total[2], total[3], total[6], total[7]);
+  }
+};
+
+#else
+
+// The same on a CPU, where no lane sees what the others hold.
+template <int>
+struct HeldTaps {
+  const TapBlock* blocks;
+  int steps;
+
+  HeldTaps(const TapBlock* blocks, int steps, int) : blocks(blocks), steps(steps) {}
+
+  void sum(const uint32_t* lines, int stride, int lane, uint32_t (&words)[2]) const {
+    for (int half = 0; half < 2; ++half) {
+      words[half] = 0;
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t* line = lines + (i / 2 * 8 + lane % 4 * 2 + i % 2) * stride;
+        uint32_t sum = kHalf;
+        for (int word = 0; word < steps * kStepWords; ++word) {
+          const int holder = lane / 4 * 4 + word % 4, k = half + word / 4 % 2 * 2;
+          for (int byte = 0; byte < 4; ++byte) {
+            int32_t tap = 0;
+            for (int part = 2; part >= 0; --part) {
+              tap = 256 * tap +
+                    static_cast<int8_t>(blocks[word / kStepWords].parts[part][holder][k] >> 8 * byte & 0xff);
+            }
+            sum += uint32_t(tap) * (line[word] >> 8 * byte & 0xff);
+          }
+        }
+        words[half] |= uint32_t{round_and_clip(static_cast<int32_t>(sum))} << 8 * i;
+      }
     }
   }
+};
+
+#endif
+
+// What a thread of a pass is asked for: [begin, end) of its warp's 16 x 16 sums.
+struct Share {
+  int begin, end;
+};
+
+ANIMDETAIL_HD Share share(int items, int thread, int threads) {
+  const int warp = thread / kWarp, warps = threads / kWarp;
+  return {items * warp / warps, items * (warp + 1) / warps};
 }
 
-// Sums the outputs [first, first + outputs) along the lines. A warp takes one output of every line: they have their
-// taps in common.
-template <int channels>
-ANIMDETAIL_HD void pass(const Axis& axis, int first, int outputs, const Lines& lines, int thread, int threads) {
-  const int lane = thread % kWarp;
-  for (int output = thread / kWarp; output < outputs; output += threads / kWarp) {
-    const Span span = load_span(axis.spans + first + output);
-    const int begin = word_of(axis, span.begin), words = word_of(axis, span.end - 1) - begin + 1;
-    const TapWord* taps = axis.taps + static_cast<int64_t>(first + output) * axis.words;
-    const uint32_t* from = lines.from + begin - lines.origin;
-    uint8_t* to = lines.to + output * lines.steps.output;
-    // Only RGB is worth the code.
-    switch (channels == 3 ? words : 0) {
-      case 1: sum_lines<channels, 1>(lines, from, taps, to, lane); break;
-      case 2: sum_lines<channels, 2>(lines, from, taps, to, lane); break;
-      case 3: sum_lines<channels, 3>(lines, from, taps, to, lane); break;
-      case 4: sum_lines<channels, 4>(lines, from, taps, to, lane); break;
-      case 5: sum_lines<channels, 5>(lines, from, taps, to, lane); break;
-      case 6: sum_lines<channels, 6>(lines, from, taps, to, lane); break;
-      default: sum_long_lines<channels>(lines, from, taps, words, to, lane);
-    }
+ANIMDETAIL_HD int groups(int count) { return (count + kGroup - 1) / kGroup; }
+
+// The outputs of 16, and the words where their pixels begin.
+struct Groups {
+  const Axis& axis;
+  int first, origin;  // group of the tile; word of its lines
+
+  template <int steps>
+  ANIMDETAIL_HD HeldTaps<steps> taps(int group, int lane) const {
+    return HeldTaps<steps>(axis.blocks + static_cast<int64_t>(first + group) * axis.steps, axis.steps, lane);
   }
-}
+  ANIMDETAIL_HD int word(int group) const {
+    return word_of(axis, load_span(axis.spans + (first + group) * kGroup).begin) - origin;
+  }
+};
 
 // Along x for rows of the source, or down for its columns. The results lie across, words of the second pass.
-template <int channels>
-ANIMDETAIL_HD void first_pass(const TileJob& job, const Tile& tile, uint8_t* shared, int thread, int threads) {
+template <int channels, int steps>
+ANIMDETAIL_HD void first_pass(const TileJob& job, const Tile& tile, uint32_t* shared, int thread, int threads) {
   const Plan& plan = job.plan;
   const bool down = job.vertical_first;
-  const Axis &axis = down ? job.y : job.x, &other = down ? job.x : job.y;
-  const int start = down ? tile.source_y : tile.source_x, other_start = down ? tile.source_x : tile.source_y;
-  const int stride = 4 * plan.second_stride, skipped = other_start + other.phase - 4 * word_of(other, other_start);
-  const Lines lines{reinterpret_cast<const uint32_t*>(shared),
-                    word_of(axis, start),
-                    down ? tile.source_width : tile.source_height,
-                    plan.first_lines,
-                    plan.first_stride,
-                    shared + plan.second_offset + skipped,
-                    {stride, 1, plan.second_lines * stride}};
-  pass<channels>(axis, down ? tile.y : tile.x, down ? tile.height : tile.width, lines, thread, threads);
+  const Axis& axis = down ? job.y : job.x;
+  const Groups outputs{axis, (down ? tile.y : tile.x) / kGroup, word_of(axis, down ? tile.source_y : tile.source_x)};
+  const int blocks = groups((down ? tile.source_width : tile.source_height) + lines_skipped(job, tile));
+  const int each = channels * blocks, lane = thread % kWarp;
+  const Share mine = share(groups(down ? tile.height : tile.width) * each, thread, threads);
+  uint32_t* results = shared + plan.second_offset + lane / 4 * plan.second_stride + lane % 4;
+  for (int item = mine.begin; item < mine.end;) {
+    const int group = item / each, last = (group + 1) * each < mine.end ? (group + 1) * each : mine.end;
+    const HeldTaps<steps> taps = outputs.taps<steps>(group, lane);
+    int channel = (item - group * each) / blocks, block = item - group * each - channel * blocks;
+    const uint32_t* from = shared + outputs.word(group);
+    for (; item < last; ++item) {
+      uint32_t words[2];
+      taps.sum(from + channel * plan.first_channel + block * kGroup * plan.first_stride, plan.first_stride, lane,
+               words);
+      uint32_t* to =
+          results + channel * plan.second_channel + group * kGroup * plan.second_stride + block * (kGroup / 4);
+      to[0] = words[0];
+      to[8 * plan.second_stride] = words[1];
+      if (++block == blocks) {
+        block = 0;
+        ++channel;
+      }
+    }
+  }
 }
 
+template <int channels, int steps>
+ANIMDETAIL_HD void sum_channels(const HeldTaps<steps>& taps, const uint32_t* from, int to_next_channel, int stride,
+                                int lane, uint32_t (&words)[2][channels]) {
+  ANIMDETAIL_UNROLL
+  for (int c = 0; c < channels; ++c) {
+    uint32_t pair[2];
+    taps.sum(from + c * to_next_channel, stride, lane, pair);
+    words[0][c] = pair[0];
+    words[1][c] = pair[1];
+  }
+}
+
+// Four outputs of the target, side by side, or one above the other where they were summed along x last.
+struct Run {
+  float* to;
+  const float* mask;
+  int x, y;
+  bool any, whole;  // of it in the target; 16 bytes of each channel, or of the pixels, at a time
+};
+
+template <int channels, bool blends>
+ANIMDETAIL_HD Run run_at(const TileJob& job, int64_t frame, int x, int y) {
+  const Pixels& target = job.target;
+  Run run;
+  run.x = x;
+  run.y = y;
+  const int width = static_cast<int>(target.width), height = static_cast<int>(target.height);
+  run.any = job.vertical_first ? x < width && y < height : x + 4 > 0 && x < width && y < height;
+  run.whole = job.plan.writing != Access::Strided && run.any && x >= 0 && x + 4 <= width;
+  run.to = target.data + frame * target.frame_stride + y * target.row_stride + x * target.pixel_stride;
+  run.mask = blends ? job.mask.data + frame * job.mask.frame_stride + y * job.mask.row_stride + x * job.mask.pixel_stride
+                    : nullptr;
+  return run;
+}
+
+// What a run is blended with.
 template <int channels>
-ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, uint8_t* shared, int thread, int threads) {
+struct Below {
+  Four values[channels], alpha;
+};
+
+template <int channels>
+ANIMDETAIL_HD void load_below(const TileJob& job, const Run& run, Below<channels>& below) {
+  const int64_t step = job.plan.writing == Access::Packed ? 4 : job.target.channel_stride;
+  ANIMDETAIL_UNROLL
+  for (int c = 0; c < channels; ++c) below.values[c] = load_four(run.to + c * step);
+  ANIMDETAIL_UNROLL
+  for (int i = 0; i < 4; ++i) below.alpha.value[i] = run.mask[i * job.mask.pixel_stride];
+}
+
+template <int channels, bool blends>
+ANIMDETAIL_HD void store_whole(const TileJob& job, const Run& run, const uint32_t (&words)[channels],
+                               const Below<channels>& below) {
+  const auto put = [&](int c, const auto& channel_of, const auto& pixel_of, float* to) {
+    Four result;
+    ANIMDETAIL_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float value = to_float(words[channel_of(i)], pixel_of(i), job.target_range);
+      result.value[i] =
+          blends ? blend::alpha_over(below.values[c].value[i], value, below.alpha.value[pixel_of(i)]) : value;
+    }
+    store_four(result, to);
+  };
+  if (channels == 3 && job.plan.writing == Access::Packed) {
+    ANIMDETAIL_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      put(
+          c, [=](int i) { return (4 * c + i) % 3; }, [=](int i) { return (4 * c + i) / 3; }, run.to + 4 * c);
+    }
+  } else {
+    ANIMDETAIL_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      put(
+          c, [=](int) { return c; }, [=](int i) { return i; }, run.to + c * job.target.channel_stride);
+    }
+  }
+}
+
+// One element at a time, for targets of any strides and the edges of the others.
+template <int channels, bool blends>
+ANIMDETAIL_HD void store_elements(const TileJob& job, const Run& run, const uint32_t (&words)[channels]) {
+  const Pixels& target = job.target;
+  const bool down = job.vertical_first;
+  const int64_t step = down ? target.row_stride : target.pixel_stride;
+  const int64_t mask_step = down ? job.mask.row_stride : job.mask.pixel_stride;
+  const int first = down ? run.y : run.x, end = static_cast<int>(down ? target.height : target.width);
+  ANIMDETAIL_UNROLL_BY(1)
+  for (int i = 0; i < 4; ++i) {
+    if (first + i < 0 || first + i >= end) continue;
+    const float alpha = blends ? run.mask[i * mask_step] : 0.0f;
+    ANIMDETAIL_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      float& element = run.to[i * step + c * target.channel_stride];
+      const float value = to_float(words[c], i, job.target_range);
+      element = blends ? blend::alpha_over(element, value, alpha) : value;
+    }
+  }
+}
+
+template <int channels, int steps, bool blends>
+ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, const uint32_t* shared, int thread, int threads) {
   const Plan& plan = job.plan;
   const bool across = job.vertical_first;
   const Axis& axis = across ? job.x : job.y;
-  const int x_step = plan.interleaved ? channels : 1, c_step = plan.interleaved ? 1 : plan.height * plan.run_stride;
-  const Lines lines{reinterpret_cast<const uint32_t*>(shared + plan.second_offset),
-                    word_of(axis, across ? tile.source_x : tile.source_y),
-                    across ? tile.height : tile.width,
-                    plan.second_lines,
-                    plan.second_stride,
-                    shared,
-                    {across ? x_step : plan.run_stride, across ? plan.run_stride : x_step, c_step}};
-  pass<channels>(axis, across ? tile.x : tile.y, across ? tile.width : tile.height, lines, thread, threads);
-}
-
-// Where the tile begins in the target, and its alpha in the mask.
-ANIMDETAIL_HD float* target_of(const TileJob& job, const Tile& tile) {
-  return job.target.data + tile.frame * job.target.frame_stride + tile.y * job.target.row_stride +
-         tile.x * job.target.pixel_stride;
-}
-
-ANIMDETAIL_HD const float* mask_of(const TileJob& job, const Tile& tile) {
-  return job.mask.data + tile.frame * job.mask.frame_stride + tile.y * job.mask.row_stride +
-         tile.x * job.mask.pixel_stride;
-}
-
-// Four elements of the target at once.
-template <int channels, bool blends>
-ANIMDETAIL_HD void store_words(const TileJob& job, const Tile& tile, const uint8_t* shared, int thread, int threads) {
-  constexpr int kAtOnce = 2;
-  const Plan& plan = job.plan;
-  const Share mine = share(plan.by_run_words, thread, threads);
-  const int per_pixel = plan.interleaved ? channels : 1, length = tile.width * per_pixel, first = 4 * mine.word;
-  if (first >= length) return;
-  float* plane = target_of(job, tile) + first;
-  const float* mask = mask_of(job, tile);
-  const auto pixel = [&](int i) {
-    return (plan.interleaved ? (first + i) / channels : first + i) * job.mask.pixel_stride;
-  };
-  for (int c = 0; c < channels / per_pixel;
-       ++c, plane += job.target.channel_stride, shared += plan.height * plan.run_stride) {
-    for (int row = mine.row; row < tile.height; row += kAtOnce * mine.step) {
-      Four result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-      ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int y = row + k * mine.step;
-        if (y >= tile.height) continue;
-        const uint32_t word = *reinterpret_cast<const uint32_t*>(shared + y * plan.run_stride + first);
-        float* to = plane + y * job.target.row_stride;
-        const float* mask_row = mask + y * job.mask.row_stride;
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < 4; ++i) result[k].value[i] = to_float(uint8_t(word >> 8 * i), job.target_range);
-        if (first + 4 > length) {
-          for (int i = 0; i < length - first; ++i) {
-            const float value = to_float(uint8_t(word >> 8 * i), job.target_range);
-            to[i] = blends ? blend::alpha_over(to[i], value, mask_row[pixel(i)]) : value;
-          }
-        } else if (blends) {
-          below[k] = load_four(to);
-          ANIMDETAIL_UNROLL
-          for (int i = 0; i < 4; ++i) alpha[k].value[i] = mask_row[pixel(i)];
-        }
-      }
-      if (first + 4 > length) continue;
-      ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int y = row + k * mine.step;
-        if (y >= tile.height) continue;
-        if (blends) {
-          ANIMDETAIL_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            result[k].value[i] = blend::alpha_over(below[k].value[i], result[k].value[i], alpha[k].value[i]);
-          }
-        }
-        store_four(result[k], plane + y * job.target.row_stride);
+  const Groups outputs{axis, (across ? tile.x : tile.y) / kGroup,
+                       word_of(axis, across ? tile.source_x : tile.source_y)};
+  const int blocks = groups(across ? tile.height : tile.width), lane = thread % kWarp;
+  const Share mine = share(groups(across ? tile.width : tile.height) * blocks, thread, threads);
+  // The output in slot lane / 4; the one in slot lane / 4 + 8 lies halfway to the next four.
+  constexpr int kHalfway = 2;
+  const int output = lane / 8 * 4 + lane / 4 % 2, line = lane % 4 * 4;
+  for (int item = mine.begin; item < mine.end; ++item) {
+    const int group = item / blocks, block = item - group * blocks;
+    const uint32_t* from =
+        shared + plan.second_offset + outputs.word(group) + block * kGroup * plan.second_stride;
+    uint32_t words[2][channels];
+    sum_channels<channels>(outputs.taps<steps>(group, lane), from, plan.second_channel, plan.second_stride, lane, words);
+    const int along = group * kGroup + output, aside = block * kGroup + line;
+    Run runs[2];
+    Below<channels> below[2];
+    ANIMDETAIL_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int o = along + half * kHalfway;
+      runs[half] = run_at<channels, blends>(job, tile.frame, tile.x + (across ? o : aside) - job.x.lead,
+                                            tile.y + (across ? aside : o) - job.y.lead);
+      if (blends && runs[half].whole) load_below(job, runs[half], below[half]);
+    }
+    ANIMDETAIL_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      if (runs[half].whole) {
+        store_whole<channels, blends>(job, runs[half], words[half], below[half]);
+      } else if (runs[half].any) {
+        store_elements<channels, blends>(job, runs[half], words[half]);
       }
     }
-  }
-}
-
-// One element at a time, for targets of any strides and alignment.
-template <int channels, bool blends>
-ANIMDETAIL_HD void store_elements(const TileJob& job, const Tile& tile, const uint8_t* shared, int thread,
-                                  int threads) {
-  constexpr int kAtOnce = 4;
-  const Plan& plan = job.plan;
-  const Share mine = share(plan.by_run_length, thread, threads);
-  const int per_pixel = plan.interleaved ? channels : 1;
-  if (mine.word >= tile.width * per_pixel) return;
-  float* plane = target_of(job, tile) + mine.word * (plan.interleaved ? 1 : job.target.pixel_stride);
-  const float* mask = mask_of(job, tile) + mine.word / per_pixel * job.mask.pixel_stride;
-  shared += mine.word;
-  for (int c = 0; c < channels / per_pixel;
-       ++c, plane += job.target.channel_stride, shared += plan.height * plan.run_stride) {
-    for (int row = mine.row; row < tile.height; row += kAtOnce * mine.step) {
-      float result[kAtOnce], below[kAtOnce], alpha[kAtOnce];
-      ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int y = row + k * mine.step;
-        if (y >= tile.height) continue;
-        result[k] = to_float(shared[y * plan.run_stride], job.target_range);
-        if (blends) {
-          below[k] = plane[y * job.target.row_stride];
-          alpha[k] = mask[y * job.mask.row_stride];
-        }
-      }
-      ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int y = row + k * mine.step;
-        if (y >= tile.height) continue;
-        plane[y * job.target.row_stride] = blends ? blend::alpha_over(below[k], result[k], alpha[k]) : result[k];
-      }
-    }
-  }
-}
-
-template <int channels, bool blends>
-ANIMDETAIL_HD void store(const TileJob& job, const Tile& tile, const uint8_t* shared, int thread, int threads) {
-  if (job.plan.aligned_runs) {
-    store_words<channels, blends>(job, tile, shared, thread, threads);
-  } else {
-    store_elements<channels, blends>(job, tile, shared, thread, threads);
   }
 }
 
 // For taps too many for a tile: one output at a time, straight from the source. Every source pixel is read some 36
 // times then, whatever the sizes.
-
-ANIMDETAIL_HD int32_t tap_at(const TapWord* words, int position) {
-  const TapWord word = load_taps(words + position / 4);
-  const int shift = position % 4 * 8;
-  return static_cast<int8_t>(word.low >> shift) + 256 * static_cast<int8_t>(word.middle >> shift) +
-         65536 * static_cast<int8_t>(word.high >> shift);
-}
 
 struct Output {
   int64_t frame;
@@ -552,10 +632,8 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
   const Axis &inner = down ? job.y : job.x, &outer = down ? job.x : job.y;
   const int inner_index = down ? output.y : output.x, outer_index = down ? output.x : output.y;
   const Span inner_span = inner.spans[inner_index], outer_span = outer.spans[outer_index];
-  const TapWord* inner_taps = inner.taps + static_cast<int64_t>(inner_index) * inner.words;
-  const TapWord* outer_taps = outer.taps + static_cast<int64_t>(outer_index) * outer.words;
-  const int inner_offset = inner.phase - 4 * word_of(inner, inner_span.begin);
-  const int outer_offset = outer.phase - 4 * word_of(outer, outer_span.begin);
+  const int32_t* inner_taps = inner.taps + static_cast<int64_t>(inner_index) * inner.longest - inner_span.begin;
+  const int32_t* outer_taps = outer.taps + static_cast<int64_t>(outer_index) * outer.longest - outer_span.begin;
   const int64_t inner_step = down ? job.source.row_stride : job.source.pixel_stride;
   const int64_t outer_step = down ? job.source.pixel_stride : job.source.row_stride;
   const float* frame = job.source.data + output.frame * job.source.frame_stride;
@@ -563,14 +641,14 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
   for (int i = outer_span.begin + thread; i < outer_span.end; i += threads) {
     uint32_t line[channels] = {};
     for (int k = inner_span.begin; k < inner_span.end; ++k) {
-      const uint32_t tap = tap_at(inner_taps, k + inner_offset);
+      const uint32_t tap = inner_taps[k];
       ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
         const float value = frame[i * outer_step + k * inner_step + c * job.source.channel_stride];
         line[c] += tap * (job.source_range == Range::Vae ? quantise_vae(value) : quantise(value));
       }
     }
-    const uint32_t tap = tap_at(outer_taps, i + outer_offset);
+    const uint32_t tap = outer_taps[i];
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) totals[c] += tap * round_and_clip(static_cast<int32_t>(line[c] + kHalf));
   }
@@ -586,7 +664,7 @@ ANIMDETAIL_HD void direct_store(const TileJob& job, const Output& output, const 
   for (int c = 0; c < channels; ++c) {
     float& element = to[c * job.target.channel_stride];
     const uint8_t byte = round_and_clip(static_cast<int32_t>(uint32_t(sums[c]) + uint32_t(kHalf)));
-    const float value = to_float(byte, job.target_range);
+    const float value = to_float(byte, 0, job.target_range);
     element = blends
                   ? blend::alpha_over(element, value,
                                       job.mask.data[output.frame * job.mask.frame_stride +

@@ -22,7 +22,7 @@ using namespace animdetail;
 
 namespace {
 
-using resample::kThreads;
+constexpr int kBlurThreads = 256;
 
 std::mt19937 random_bits;
 
@@ -105,15 +105,16 @@ std::unique_ptr<uint8_t[]> garbage(size_t bytes) {
 template <int channels, resample::Range range, bool blends>
 void resample_as_a_gpu(const resample::TileJob& job) {
   using namespace resample;
-  const int64_t tiles = job.plan.across * job.plan.down * job.target.frames;
-  for (int64_t index = 0; index < tiles; ++index) {
-    const Tile tile = tile_at(job, index);
-    const auto shared = garbage(job.plan.shared_bytes);
-    uint8_t* bytes = shared.get();
-    for (int t = 0; t < kThreads; ++t) load<channels, range>(job, tile, bytes, t, kThreads);
-    for (int t = 0; t < kThreads; ++t) first_pass<channels>(job, tile, bytes, t, kThreads);
-    for (int t = 0; t < kThreads; ++t) second_pass<channels>(job, tile, bytes, t, kThreads);
-    for (int t = 0; t < kThreads; ++t) store<channels, blends>(job, tile, bytes, t, kThreads);
+  const int64_t rows = job.target.frames * job.plan.down;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int column = 0; column < job.plan.across; ++column) {
+      const Tile tile = tile_at(job, row / job.plan.down, static_cast<int>(row % job.plan.down), column);
+      const auto shared = garbage(job.plan.shared_bytes);
+      uint32_t* words = reinterpret_cast<uint32_t*>(shared.get());
+      for (int t = 0; t < kThreads; ++t) load<channels, range>(job, tile, words, t, kThreads);
+      for (int t = 0; t < kThreads; ++t) first_pass<channels, 0>(job, tile, words, t, kThreads);
+      for (int t = 0; t < kThreads; ++t) second_pass<channels, 0, blends>(job, tile, words, t, kThreads);
+    }
   }
 }
 
@@ -152,7 +153,7 @@ void run(const resample::TileJob& job, bool tiled) {
   }
 }
 
-int tiled_jobs = 0, direct_jobs = 0, fast_reads = 0;
+int tiled_jobs = 0, direct_jobs = 0, fast_reads = 0, fast_writes = 0;
 
 void check_resample() {
   using resample::Range;
@@ -195,16 +196,26 @@ void check_resample() {
 
   job.target = target.pixels;
   if (blends) job.mask = {mask.pixels.data, mask.pixels.frame_stride, mask.pixels.row_stride, 1};
-  const resample::Layout layout = resample::layout_of(job.source, job.vertical_first);
-  const resample::AxisTable x({int(job.source.width), int(job.width), int(job.left), int(width), layout.phase});
-  const resample::AxisTable y({int(job.source.height), int(job.height), int(job.top), int(height), 0});
-  const int shared_bytes = chance(3) ? 2000 : 48 << 10;  // little room: small tiles, or none
-  const auto plan = resample::plan_tiles(job, x, y, layout.reading, shared_bytes);
-  run({job.source, job.target, job.mask, x.axis(x.spans.data(), x.taps.data()), y.axis(y.spans.data(), y.taps.data()),
-       plan.value_or(resample::Plan{}), job.source_range, job.target_range, job.vertical_first},
-      plan.has_value());
-  ++(plan ? tiled_jobs : direct_jobs);
-  fast_reads += plan && layout.reading != resample::Reading::Strided;
+  using namespace resample;
+  const Layout read = layout_of(job.source, job.vertical_first), written = layout_of(job.target, job.vertical_first);
+  const AxisKey along_x{int(job.source.width), int(job.width), int(job.left), int(width), read.phase, 0};
+  AxisKey with_lead = along_x;
+  with_lead.lead = written.phase;
+  const AxisTable x_of_tiles(with_lead), y({int(job.source.height), int(job.height), int(job.top), int(height), 0, 0});
+  const int shared_bytes = chance(4) ? 12000 : 96 << 10;  // little room: small tiles, or none
+  auto plan = plan_tiles(job, x_of_tiles, y, read.access, written.access, shared_bytes);
+  if (chance(10)) plan.reset();
+  const bool tiled = plan.has_value();
+  const AxisTable x = tiled ? x_of_tiles : AxisTable(along_x);
+  const auto x_blocks = x.blocks(), y_blocks = y.blocks();
+  TileJob tile_job{job.source,       job.target,       job.mask, x.axis(), y.axis(), plan.value_or(Plan{}),
+                   job.source_range, job.target_range, job.vertical_first};
+  tile_job.x.blocks = x_blocks.data();
+  tile_job.y.blocks = y_blocks.data();
+  run(tile_job, tiled);
+  ++(tiled ? tiled_jobs : direct_jobs);
+  fast_reads += tiled && read.access != Access::Strided;
+  fast_writes += tiled && written.access != Access::Strided;
   require(same(target.floats, expected), "resample: the GPU's steps give other bits than the CPU");
 }
 
@@ -252,10 +263,10 @@ void check_feather() {
       require(floats * sizeof(float) <= 48 << 10, "feather: a tile does not fit into 48 KiB");
       const auto shared = garbage(floats * sizeof(float));
       float* first = reinterpret_cast<float*>(shared.get());
-      for (int t = 0; t < kThreads; ++t) feather::load(tiles, tile, first, t, kThreads);
-      for (int t = 0; t < kThreads; ++t) {
-        job.fused ? feather::blur<true>(tiles, tile, first, t, kThreads)
-                  : feather::blur<false>(tiles, tile, first, t, kThreads);
+      for (int t = 0; t < kBlurThreads; ++t) feather::load(tiles, tile, first, t, kBlurThreads);
+      for (int t = 0; t < kBlurThreads; ++t) {
+        job.fused ? feather::blur<true>(tiles, tile, first, t, kBlurThreads)
+                  : feather::blur<false>(tiles, tile, first, t, kBlurThreads);
       }
     }
   } else {
@@ -285,10 +296,11 @@ void check_paste() {
 
   job.canvas = canvas.pixels;
   const blend::SpanJob spans = blend::span_job(job);
-  constexpr int kAtOnce = 2;
-  const int64_t block = kThreads * kAtOnce;
-  for (int64_t first = 0; first < blend::count(spans); first += block) {
-    for (int t = 0; t < kThreads; ++t) blend::paste_spans<kAtOnce>(spans, first + t, kThreads);
+  constexpr int kAtOnce = 3;
+  for (int64_t frame = 0; frame < frames; ++frame) {
+    for (int64_t row = 0; row < height; ++row) {
+      for (int t = 0; t < 32; ++t) blend::paste_row<kAtOnce>(spans, blend::row_at(spans, frame, row), t, 32);
+    }
   }
   require(same(canvas.floats, expected), "paste: the GPU's steps give other bits than the CPU");
 }
@@ -318,5 +330,6 @@ int main(int, char** arguments) {
     check_feather();
     check_paste();
   }
-  std::printf("resampled %d in tiles (%d read fast) and %d directly\n", tiled_jobs, fast_reads, direct_jobs);
+  std::printf("resampled %d in tiles (%d read fast, %d written fast) and %d directly\n", tiled_jobs, fast_reads,
+              fast_writes, direct_jobs);
 }
