@@ -8,8 +8,6 @@ namespace {
 
 using namespace feather;
 
-constexpr int kThreads = 256;
-
 template <bool fused>
 __global__ __launch_bounds__(kThreads) void blur_tiles(const __grid_constant__ TileJob tiles, int64_t count) {
   extern __shared__ __align__(16) float shared[];

@@ -5,14 +5,16 @@
 // math/feather.h asks for. As in resample_tile.h, the steps are functions of (thread, threads) that run on a CPU too.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "animdetail/math/feather.h"
 #include "animdetail/ops.h"
 
 namespace animdetail::feather {
 
-inline constexpr int kTileWidth = 128, kTileHeight = 16;
-inline constexpr int kPixels = 4;      // that a thread sums at once
+inline constexpr int kTileWidth = 64, kTileHeight = 16;
+inline constexpr int kPixels = 4, kRows = 2;  // that a thread sums at once: the rows have pixels in common
+inline constexpr int kThreads = kTileWidth / kPixels * (kTileHeight / kRows);
 inline constexpr int kMaxRadius = 20;  // of a tile that fits into 48 KiB
 
 struct TileJob {
@@ -42,19 +44,27 @@ ANIMDETAIL_HD Tile tile_at(const TileJob& tiles, int64_t index) {
           (index - row * tiles.across) * kTileWidth, (row - mask * tiles.down) * kTileHeight};
 }
 
-// Pixels further out than any that are read from here are not written.
+// Pixels further out than any that are read are those of the last row or column.
 ANIMDETAIL_HD void load(const TileJob& tiles, const Tile& tile, float* shared, int thread, int threads) {
+  constexpr int kAtOnce = 4, kLanes = 32;
   const FeatherJob& job = tiles.job;
-  const int radius = static_cast<int>(job.radius), stride = tile_stride(radius), rows = kTileHeight + 2 * radius;
-  const int row_threads = threads / 32;
-  for (int row = thread / 32; row < rows; row += row_threads) {
-    const int64_t y = tile.y + row - radius;
-    if (y >= job.height + radius) break;
-    const float* from = tile.mask + reflect(y, job.height) * job.mask_strides[1];
-    for (int column = thread % 32; column < kTileWidth + 2 * radius; column += 32) {
-      const int64_t x = tile.x + column - radius;
-      if (x >= job.width + radius) break;
-      shared[row * stride + column] = from[reflect(x, job.width) * job.mask_strides[2]];
+  const int radius = static_cast<int>(job.radius), stride = tile_stride(radius);
+  const int rows = kTileHeight + 2 * radius, columns = kTileWidth + 2 * radius, row_step = threads / kLanes;
+  const auto within = [&](int64_t index, int64_t size) {
+    return reflect(index < size + radius ? index : size + radius - 1, size);
+  };
+  for (int column = thread % kLanes; column < columns; column += kLanes) {
+    const float* from = tile.mask + within(tile.x + column - radius, job.width) * job.mask_strides[2];
+    for (int row = thread / kLanes; row < rows; row += kAtOnce * row_step) {
+      float values[kAtOnce];
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        values[k] = from[within(tile.y + row + k * row_step - radius, job.height) * job.mask_strides[1]];
+      }
+      ANIMDETAIL_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (row + k * row_step < rows) shared[(row + k * row_step) * stride + column] = values[k];
+      }
     }
   }
   float* kernel = shared + rows * stride;
@@ -65,37 +75,67 @@ struct alignas(16) FourFloats {
   float value[4];
 };
 
+// `taps` taps, up to 4, of the pixels left[0] .. right[3].
+template <bool fused, int taps>
+ANIMDETAIL_HD void add_taps(float (&sums)[kPixels], const FourFloats& left, const FourFloats& right,
+                            const float* kernel) {
+  const FourFloats weights = *reinterpret_cast<const FourFloats*>(kernel);
+  ANIMDETAIL_UNROLL
+  for (int i = 0; i < taps; ++i) {
+    ANIMDETAIL_UNROLL
+    for (int p = 0; p < kPixels; ++p) {
+      const float pixel = p + i < 4 ? left.value[(p + i) % 4] : right.value[(p + i) % 4];
+      sums[p] = add_tap<fused>(sums[p], pixel, weights.value[i]);
+    }
+  }
+}
+
+// One row of pixels, for each row of sums that it is a tap of: in row r as row i - r of the kernel.
 template <bool fused>
-ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* shared, int thread, int threads) {
+ANIMDETAIL_HD void add_row(float (&sums)[kRows][kPixels], const float* row, const float* kernel, int kernel_stride,
+                           int size, int i) {
+  const FourFloats* pixels = reinterpret_cast<const FourFloats*>(row);
+  FourFloats left = pixels[0];
+  const auto add = [&](auto taps, int column, const FourFloats& right) {
+    ANIMDETAIL_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      if (i - r < 0 || i - r >= size) continue;
+      add_taps<fused, taps.value>(sums[r], left, right, kernel + (i - r) * kernel_stride + column);
+    }
+  };
+  int column = 0;
+  for (; column + 4 <= size; column += 4) {
+    const FourFloats right = pixels[column / 4 + 1];
+    add(std::integral_constant<int, 4>(), column, right);
+    left = right;
+  }
+  // The size is odd.
+  if (size % 4 == 3) {
+    add(std::integral_constant<int, 3>(), column, pixels[column / 4 + 1]);
+  } else {
+    add(std::integral_constant<int, 1>(), column, left);
+  }
+}
+
+template <bool fused>
+ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* shared, int thread, int) {
   const FeatherJob& job = tiles.job;
   const int radius = static_cast<int>(job.radius), stride = tile_stride(radius), size = 2 * radius + 1;
   const float* kernel = shared + (kTileHeight + 2 * radius) * stride;
-  const int column = thread % 32 * kPixels;
-  for (int row = thread / 32; row < kTileHeight; row += threads / 32) {
-    if (tile.y + row >= job.height || tile.x + column >= job.width) continue;
-    float sums[kPixels] = {};
-    for (int i = 0; i < size; ++i) {
-      const FourFloats* pixels = reinterpret_cast<const FourFloats*>(shared + (row + i) * stride + column);
-      const FourFloats* weights = reinterpret_cast<const FourFloats*>(kernel + i * tiles.kernel_stride);
-      FourFloats left = pixels[0];
-      for (int k = 0; k < size; k += 4) {
-        const FourFloats right = pixels[k / 4 + 1], four = weights[k / 4];
-        ANIMDETAIL_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          if (k + j >= size) break;
-          ANIMDETAIL_UNROLL
-          for (int p = 0; p < kPixels; ++p) {
-            sums[p] =
-                add_tap<fused>(sums[p], p + j < 4 ? left.value[(p + j) % 4] : right.value[(p + j) % 4], four.value[j]);
-          }
-        }
-        left = right;
-      }
-    }
-    float* to = tile.out + (tile.y + row) * job.out_strides[1];
+  constexpr int kAcross = kTileWidth / kPixels;
+  const int column = thread % kAcross * kPixels, row = thread / kAcross * kRows;
+  if (tile.y + row >= job.height || tile.x + column >= job.width) return;
+  float sums[kRows][kPixels] = {};
+  for (int i = 0; i < size + kRows - 1; ++i) {
+    add_row<fused>(sums, shared + (row + i) * stride + column, kernel, tiles.kernel_stride, size, i);
+  }
+  ANIMDETAIL_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    if (tile.y + row + r >= job.height) break;
+    float* to = tile.out + (tile.y + row + r) * job.out_strides[1];
     ANIMDETAIL_UNROLL
     for (int p = 0; p < kPixels; ++p) {
-      if (tile.x + column + p < job.width) to[(tile.x + column + p) * job.out_strides[2]] = sums[p] * job.factor;
+      if (tile.x + column + p < job.width) to[(tile.x + column + p) * job.out_strides[2]] = sums[r][p] * job.factor;
     }
   }
 }

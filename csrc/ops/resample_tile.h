@@ -23,7 +23,10 @@
 namespace animdetail::resample {
 
 inline constexpr int kWarp = 32;
-inline constexpr int kThreads = 128;  // of a block; a row of a tile has no more words
+#if !defined(ANIMDETAIL_TILE_THREADS)
+#define ANIMDETAIL_TILE_THREADS 128
+#endif
+inline constexpr int kThreads = ANIMDETAIL_TILE_THREADS;  // of a block; a row of a tile has no more words
 inline constexpr int kGroup = 16;     // outputs, and lines, that a warp takes at once
 inline constexpr int kStepWords = 8;  // of a line, that one instruction sums
 

@@ -22,7 +22,6 @@ using namespace animdetail;
 
 namespace {
 
-constexpr int kBlurThreads = 256;
 
 std::mt19937 random_bits;
 
@@ -263,10 +262,10 @@ void check_feather() {
       require(floats * sizeof(float) <= 48 << 10, "feather: a tile does not fit into 48 KiB");
       const auto shared = garbage(floats * sizeof(float));
       float* first = reinterpret_cast<float*>(shared.get());
-      for (int t = 0; t < kBlurThreads; ++t) feather::load(tiles, tile, first, t, kBlurThreads);
-      for (int t = 0; t < kBlurThreads; ++t) {
-        job.fused ? feather::blur<true>(tiles, tile, first, t, kBlurThreads)
-                  : feather::blur<false>(tiles, tile, first, t, kBlurThreads);
+      for (int t = 0; t < feather::kThreads; ++t) feather::load(tiles, tile, first, t, feather::kThreads);
+      for (int t = 0; t < feather::kThreads; ++t) {
+        job.fused ? feather::blur<true>(tiles, tile, first, t, feather::kThreads)
+                  : feather::blur<false>(tiles, tile, first, t, feather::kThreads);
       }
     }
   } else {
