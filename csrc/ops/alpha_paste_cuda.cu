@@ -15,7 +15,8 @@ constexpr int kWarp = 32, kRows = 8;  // of a block: a warp takes one at a time
 #endif
 constexpr int kAtOnce = ANIMDETAIL_PASTE_AT_ONCE;
 
-__global__ __launch_bounds__(kWarp* kRows, ANIMDETAIL_PASTE_BLOCKS) void paste(const __grid_constant__ blend::SpanJob spans) {
+__global__ __launch_bounds__(kWarp* kRows,
+                             ANIMDETAIL_PASTE_BLOCKS) void paste(const __grid_constant__ blend::SpanJob spans) {
   const Pixels& canvas = spans.job.canvas;
   for (int64_t frame = blockIdx.y; frame < canvas.frames; frame += gridDim.y) {
     for (int64_t row = blockIdx.x * kRows + threadIdx.y; row < canvas.height; row += gridDim.x * kRows) {

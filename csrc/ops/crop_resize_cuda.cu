@@ -125,10 +125,11 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
   if (tiled) {
     const auto kernel = resample_tiles<channels, range, blends>;
     if (job.plan.shared_bytes > 48 << 10) {
-      cuda::check("resample", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   job.plan.shared_bytes));
+      cuda::check("resample",
+                  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.plan.shared_bytes));
     }
-    const dim3 grid(static_cast<unsigned>(job.plan.across), static_cast<unsigned>(std::min(job.plan.down, cuda::kMaxGridY)),
+    const dim3 grid(static_cast<unsigned>(job.plan.across),
+                    static_cast<unsigned>(std::min(job.plan.down, cuda::kMaxGridY)),
                     static_cast<unsigned>(std::min(job.target.frames, cuda::kMaxGridY)));
     kernel<<<grid, kThreads, job.plan.shared_bytes, stream>>>(job);
   } else {
@@ -172,8 +173,14 @@ void resample_cuda(const ResampleJob& job, CudaStream stream) {
   if (!plan) plan = plan_tiles(job, *x, *y, read.access, written.access, most_shared_bytes(op, stream.device));
   if (!plan && written.phase) std::tie(x, y) = tables_of(0);
   const bool tiled = plan.has_value();
-  const TileJob tile_job{job.source,       job.target,       job.mask,         place(tables, *x, tiled),
-                         place(tables, *y, tiled), plan.value_or(Plan{}), job.source_range, job.target_range,
+  const TileJob tile_job{job.source,
+                         job.target,
+                         job.mask,
+                         place(tables, *x, tiled),
+                         place(tables, *y, tiled),
+                         plan.value_or(Plan{}),
+                         job.source_range,
+                         job.target_range,
                          job.vertical_first};
   launch(tile_job, tiled, cuda::handle(stream));
   cuda::check(op, cudaGetLastError());

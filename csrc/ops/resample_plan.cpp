@@ -158,8 +158,7 @@ std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const
   std::optional<Candidate> best;
   for (int column = 0; column < kSizes; ++column) {
     for (int row = 0; row < kSizes; ++row) {
-      const Candidate next =
-          candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
+      const Candidate next = candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
       const bool fits = next.plan.shared_bytes <= shared_bytes && next.plan.by_words.divisor <= kThreads;
       if (fits && (!best || next.cost < best->cost)) best = next;
     }

@@ -27,16 +27,16 @@ inline constexpr int kWarp = 32;
 #define ANIMDETAIL_TILE_THREADS 128
 #endif
 inline constexpr int kThreads = ANIMDETAIL_TILE_THREADS;  // of a block; a row of a tile has no more words
-inline constexpr int kGroup = 16;     // outputs, and lines, that a warp takes at once
-inline constexpr int kStepWords = 8;  // of a line, that one instruction sums
+inline constexpr int kGroup = 16;                         // outputs, and lines, that a warp takes at once
+inline constexpr int kStepWords = 8;                      // of a line, that one instruction sums
 
 // Source pixels [begin, end) that an output is summed of.
 struct Span {
   int32_t begin, end;
 };
 
-// The taps of 16 outputs for 8 words of pixels: tap = low + 2^8 middle + 2^16 high, parts in this order. Lane 4 i + k of
-// a warp holds those of outputs slot i and slot i + 8 for the words k and k + 4.
+// The taps of 16 outputs for 8 words of pixels: tap = low + 2^8 middle + 2^16 high, parts in this order. Lane 4 i + k
+// of a warp holds those of outputs slot i and slot i + 8 for the words k and k + 4.
 struct alignas(16) TapBlock {
   uint32_t parts[3][kWarp][4];
 };
@@ -82,11 +82,11 @@ enum class Access : uint8_t {
 
 // What is the same for every tile. A line is what one pass sums along; lengths are the largest of any tile.
 struct Plan {
-  int width, height;                    // outputs of a tile, whole groups
-  int64_t across, down;                 // tiles of a frame
-  int first_stride, second_stride;      // words between lines; 4 times an odd number, for the banks of shared memory
-  int first_channel, second_channel;    // words between channels
-  int second_offset;                    // words to the second pass's lines
+  int width, height;                  // outputs of a tile, whole groups
+  int64_t across, down;               // tiles of a frame
+  int first_stride, second_stride;    // words between lines; 4 times an odd number, for the banks of shared memory
+  int first_channel, second_channel;  // words between channels
+  int second_offset;                  // words to the second pass's lines
   int shared_bytes;
   Divisor by_words, by_positions, by_lines;  // of the first pass
   Access reading, writing;
@@ -404,8 +404,8 @@ struct HeldTaps {
           for (int byte = 0; byte < 4; ++byte) {
             int32_t tap = 0;
             for (int part = 2; part >= 0; --part) {
-              tap = 256 * tap +
-                    static_cast<int8_t>(blocks[word / kStepWords].parts[part][holder][k] >> 8 * byte & 0xff);
+              tap =
+                  256 * tap + static_cast<int8_t>(blocks[word / kStepWords].parts[part][holder][k] >> 8 * byte & 0xff);
             }
             sum += uint32_t(tap) * (line[word] >> 8 * byte & 0xff);
           }
@@ -506,8 +506,9 @@ ANIMDETAIL_HD Run run_at(const TileJob& job, int64_t frame, int x, int y) {
   run.any = job.vertical_first ? x < width && y < height : x + 4 > 0 && x < width && y < height;
   run.whole = job.plan.writing != Access::Strided && run.any && x >= 0 && x + 4 <= width;
   run.to = target.data + frame * target.frame_stride + y * target.row_stride + x * target.pixel_stride;
-  run.mask = blends ? job.mask.data + frame * job.mask.frame_stride + y * job.mask.row_stride + x * job.mask.pixel_stride
-                    : nullptr;
+  run.mask = blends
+                 ? job.mask.data + frame * job.mask.frame_stride + y * job.mask.row_stride + x * job.mask.pixel_stride
+                 : nullptr;
   return run;
 }
 
@@ -542,14 +543,12 @@ ANIMDETAIL_HD void store_whole(const TileJob& job, const Run& run, const uint32_
   if (channels == 3 && job.plan.writing == Access::Packed) {
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      put(
-          c, [=](int i) { return (4 * c + i) % 3; }, [=](int i) { return (4 * c + i) / 3; }, run.to + 4 * c);
+      put(c, [=](int i) { return (4 * c + i) % 3; }, [=](int i) { return (4 * c + i) / 3; }, run.to + 4 * c);
     }
   } else {
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      put(
-          c, [=](int) { return c; }, [=](int i) { return i; }, run.to + c * job.target.channel_stride);
+      put(c, [=](int) { return c; }, [=](int i) { return i; }, run.to + c * job.target.channel_stride);
     }
   }
 }
@@ -589,10 +588,10 @@ ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, const uint3
   const int output = lane / 8 * 4 + lane / 4 % 2, line = lane % 4 * 4;
   for (int item = mine.begin; item < mine.end; ++item) {
     const int group = item / blocks, block = item - group * blocks;
-    const uint32_t* from =
-        shared + plan.second_offset + outputs.word(group) + block * kGroup * plan.second_stride;
+    const uint32_t* from = shared + plan.second_offset + outputs.word(group) + block * kGroup * plan.second_stride;
     uint32_t words[2][channels];
-    sum_channels<channels>(outputs.taps<steps>(group, lane), from, plan.second_channel, plan.second_stride, lane, words);
+    sum_channels<channels>(outputs.taps<steps>(group, lane), from, plan.second_channel, plan.second_stride, lane,
+                           words);
     const int along = group * kGroup + output, aside = block * kGroup + line;
     Run runs[2];
     Below<channels> below[2];

@@ -22,7 +22,6 @@ using namespace animdetail;
 
 namespace {
 
-
 std::mt19937 random_bits;
 
 int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_bits); }
@@ -207,7 +206,7 @@ void check_resample() {
   const bool tiled = plan.has_value();
   const AxisTable x = tiled ? x_of_tiles : AxisTable(along_x);
   const auto x_blocks = x.blocks(), y_blocks = y.blocks();
-  TileJob tile_job{job.source,       job.target,       job.mask, x.axis(), y.axis(), plan.value_or(Plan{}),
+  TileJob tile_job{job.source,       job.target,       job.mask,          x.axis(), y.axis(), plan.value_or(Plan{}),
                    job.source_range, job.target_range, job.vertical_first};
   tile_job.x.blocks = x_blocks.data();
   tile_job.y.blocks = y_blocks.data();

@@ -21,6 +21,18 @@ def test_it_links_no_driver_no_cuda_runtime_and_no_torch() -> None:
     assert not [name for name in needed if name.startswith(("libcuda", "libnv", "libtorch", "libc10"))]
 
 
+def test_it_uses_no_streams() -> None:
+    """Where a compiler links its C++ library into the extension, the locale's facets are torch's: streams crash."""
+    if shutil.which("readelf") is None and "CI" not in os.environ:
+        pytest.skip("needs readelf")
+    done = subprocess.run(
+        ["readelf", "--wide", "--dyn-syms", str(_C.__file__)], capture_output=True, text=True, check=True
+    )
+    undefined = [line.split()[7].split("@")[0] for line in done.stdout.splitlines() if " UND " in line and "@" in line]
+    assert "memcpy" in undefined
+    assert not [name for name in undefined if "ostream" in name or name.startswith(("_ZNSo", "_ZNSt6locale"))]
+
+
 @pytest.mark.skipif("CI" not in os.environ, reason="what is built elsewhere is its builder's choice")
 def test_ci_builds_the_kernels_where_there_is_a_compiler_for_them() -> None:
     wanted = os.environ.get("ANIMDETAIL_CUDA", "AUTO")

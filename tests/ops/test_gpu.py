@@ -368,13 +368,34 @@ def test_offsets_beyond_32_bits() -> None:
 
 
 def test_devices_do_not_mix() -> None:
-    frames = rand(1, 9, 9, 3)
+    frames, mask, decoded = rand(1, 9, 9, 3), rand(9, 9), rand(1, 3, 8, 8)
+    region = (0, 0, 9, 9)
     with pytest.raises(InputError, match="out is on cuda:0 and frames on cpu. Move them to one device"):
-        ops.crop_resize_into(poisoned(1, 5, 5, 3), frames, (0, 0, 9, 9))
+        ops.crop_resize_into(poisoned(1, 5, 5, 3), frames, region)
+    with pytest.raises(InputError, match="out is on cpu and frames on cuda:0. Move them to one device"):
+        ops.crop_resize_into(rand(1, 5, 5, 3), frames.cuda(), region)
+    with pytest.raises(InputError, match="out is on cpu and frames on cuda:0"):
+        ops.crop_resize_to_vae_into(decoded, frames.cuda(), region, (8, 8))
+    with pytest.raises(InputError, match="out is on cpu and decoded on cuda:0"):
+        ops.resize_from_vae_into(frames, decoded.cuda())
+    with pytest.raises(InputError, match="out is on cpu and mask on cuda:0"):
+        ops.feather_mask_into(mask.clone(), mask.cuda(), 2)
     with pytest.raises(InputError, match="canvas is on cuda:0 and mask on cpu"):
-        ops.alpha_paste(frames.cuda(), frames.cuda(), rand(9, 9), (0, 0))
+        ops.alpha_paste(frames.cuda(), frames.cuda(), mask, (0, 0))
+    with pytest.raises(InputError, match="canvas is on cpu and patch on cuda:0"):
+        ops.alpha_paste(frames, frames.cuda(), mask, (0, 0))
     with pytest.raises(InputError, match="canvas is on cuda:0 and decoded on cpu"):
-        ops.paste_from_vae(frames.cuda(), rand(1, 3, 8, 8), rand(9, 9), (0, 0), (9, 9))
+        ops.paste_from_vae(frames.cuda(), decoded, mask, (0, 0), (9, 9))
+    with pytest.raises(InputError, match="on cpu and .* on cuda:0"):
+        ops.paste_from_vae(frames, decoded.cuda(), mask, (0, 0), (9, 9))
+
+
+def test_numbers_in_messages() -> None:
+    """Written without streams, which crash where two C++ libraries are in one process."""
+    with pytest.raises(InputError, match=r"mask .* as high and wide as patch \(1, 9, 9, 3\), got shape \(4, 4\)"):
+        ops.alpha_paste(poisoned(1, 9, 9, 3), poisoned(1, 9, 9, 3), rand(4, 4).cuda(), (0, 0))
+    with pytest.raises(InputError, match="alpha is 255.5. It must be 0 to 255"):
+        ops.feather_mask(rand(9, 9).cuda(), 2, 255.5)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

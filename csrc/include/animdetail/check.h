@@ -10,8 +10,8 @@
 
 namespace animdetail {
 
-// Messages are built of strings alone. Streams use the process's locale, and where a compiler links its C++ library into
-// the extension while torch brings another, the two mix up their facets: printing a number ends in a crash.
+// Messages are built of strings alone. Streams use the process's locale, and where a compiler links its C++ library
+// into the extension while torch brings another, the two mix up their facets: printing a number ends in a crash.
 inline void append(std::string& message, const char* part) { message += part; }
 inline void append(std::string& message, const std::string& part) { message += part; }
 
