@@ -146,6 +146,7 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
   switch (job.target.channels) {
     case 1: return launch<1, Range::Unit, false>(job, tiled, stream);
     case 2: return launch<2, Range::Unit, false>(job, tiled, stream);
+    case 3: return launch<3, Range::Unit, false>(job, tiled, stream);
     default: return launch<4, Range::Unit, false>(job, tiled, stream);
   }
 }
