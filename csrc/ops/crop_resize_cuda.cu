@@ -22,6 +22,7 @@ constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10;
 #if !defined(ANIMDETAIL_BLOCKS)
 #define ANIMDETAIL_BLOCKS 5
 #endif
+constexpr int kBlocks = ANIMDETAIL_BLOCKS;  // of a multiprocessor, that registers are left for
 
 template <int channels>
 __device__ __forceinline__ void sum_first(const TileJob& job, const Tile& tile, uint32_t* shared) {
@@ -42,7 +43,7 @@ __device__ __forceinline__ void sum_second(const TileJob& job, const Tile& tile,
 }
 
 template <int channels, Range range, bool blends>
-__global__ __launch_bounds__(kThreads, ANIMDETAIL_BLOCKS) void resample_tiles(const __grid_constant__ TileJob job) {
+__global__ __launch_bounds__(kThreads, kBlocks) void resample_tiles(const __grid_constant__ TileJob job) {
   extern __shared__ __align__(16) uint32_t shared[];
   for (int64_t frame = blockIdx.z; frame < job.target.frames; frame += gridDim.z) {
     for (int row = blockIdx.y; row < job.plan.down; row += gridDim.y) {
@@ -113,11 +114,10 @@ Axis place(cuda::Tables& tables, const AxisTable& table, bool tiled) {
   return axis;
 }
 
-// The most that a block may share on the current device.
-int most_shared_bytes(const char* op, int device) {
-  int bytes = 0;
-  cuda::check(op, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes;
+int attribute(const char* op, cudaDeviceAttr name, int device) {
+  int value = 0;
+  cuda::check(op, cudaDeviceGetAttribute(&value, name, device));
+  return value;
 }
 
 template <int channels, Range range, bool blends>
@@ -170,8 +170,10 @@ void resample_cuda(const ResampleJob& job, CudaStream stream) {
                      table(job.source.height, job.height, job.top, job.target.height, 0, 0));
   };
   auto [x, y] = tables_of(written.phase);
-  std::optional<Plan> plan = plan_tiles(job, *x, *y, read.access, written.access, kSharedBytes);
-  if (!plan) plan = plan_tiles(job, *x, *y, read.access, written.access, most_shared_bytes(op, stream.device));
+  const int blocks = kBlocks * attribute(op, cudaDevAttrMultiProcessorCount, stream.device);
+  const int most_bytes = attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device);
+  std::optional<Plan> plan = plan_tiles(job, *x, *y, read.access, written.access, {kSharedBytes, blocks});
+  if (!plan) plan = plan_tiles(job, *x, *y, read.access, written.access, {most_bytes, blocks});
   if (!plan && written.phase) std::tie(x, y) = tables_of(0);
   const bool tiled = plan.has_value();
   const TileJob tile_job{job.source,

@@ -148,7 +148,7 @@ Layout layout_of(const Pixels& pixels, bool vertical_first) {
 }
 
 std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
-                               Access writing, int shared_bytes) {
+                               Access writing, Room room) {
   constexpr int kSizes = 8;
   std::vector<Extent> wide, high;
   for (int size = 1; size <= kSizes; ++size) {
@@ -158,8 +158,11 @@ std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const
   std::optional<Candidate> best;
   for (int column = 0; column < kSizes; ++column) {
     for (int row = 0; row < kSizes; ++row) {
-      const Candidate next = candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
-      const bool fits = next.plan.shared_bytes <= shared_bytes && next.plan.by_words.divisor <= kThreads;
+      Candidate next = candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
+      // The last blocks run while others have nothing left to do.
+      const double tiles = static_cast<double>(next.plan.across) * next.plan.down * job.target.frames;
+      next.cost *= 1 + 0.5 * room.blocks / tiles;
+      const bool fits = next.plan.shared_bytes <= room.shared_bytes && next.plan.by_words.divisor <= kThreads;
       if (fits && (!best || next.cost < best->cost)) best = next;
     }
   }

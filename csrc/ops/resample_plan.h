@@ -36,8 +36,13 @@ struct Layout {
 };
 Layout layout_of(const Pixels& pixels, bool vertical_first);
 
-// No plan where not even small tiles fit into `shared_bytes`.
+// What tiles are made for: the most that a block may share, and how many blocks run at once.
+struct Room {
+  int shared_bytes, blocks;
+};
+
+// No plan where not even small tiles fit.
 std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
-                               Access writing, int shared_bytes);
+                               Access writing, Room room);
 
 }  // namespace animdetail::resample

@@ -139,11 +139,15 @@ struct Four {
   float value[4];
 };
 
-// 16 bytes at once, from and to aligned memory.
+// 16 bytes at once, from and to aligned memory. Volatile: compilers move a load into the branch that uses it, and loads
+// that should be on their way together then wait for one another.
 ANIMDETAIL_HD Four load_four(const float* from) {
 #if defined(__CUDA_ARCH__)
-  const float4 loaded = *reinterpret_cast<const float4*>(from);
-  return {{loaded.x, loaded.y, loaded.z, loaded.w}};
+  Four loaded;
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(loaded.value[0]), "=f"(loaded.value[1]), "=f"(loaded.value[2]), "=f"(loaded.value[3])
+               : "l"(from));
+  return loaded;
 #else
   Four loaded;
   std::memcpy(&loaded, __builtin_assume_aligned(from, 16), sizeof loaded);
@@ -153,9 +157,22 @@ ANIMDETAIL_HD Four load_four(const float* from) {
 
 ANIMDETAIL_HD void store_four(const Four& four, float* to) {
 #if defined(__CUDA_ARCH__)
-  *reinterpret_cast<float4*>(to) = make_float4(four.value[0], four.value[1], four.value[2], four.value[3]);
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "f"(four.value[0]), "f"(four.value[1]), "f"(four.value[2]), "f"(four.value[3])
+               : "memory");
 #else
   std::memcpy(__builtin_assume_aligned(to, 16), &four, sizeof four);
+#endif
+}
+
+ANIMDETAIL_HD float load_one(const float* from) {
+#if defined(__CUDA_ARCH__)
+  float loaded;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(loaded) : "l"(from));
+  return loaded;
+#else
+  return *from;
 #endif
 }
 
@@ -196,10 +213,15 @@ ANIMDETAIL_HD void put_words(const Four (&values)[step], uint32_t* to, int to_ne
   }
 }
 
+#if !defined(ANIMDETAIL_LOADS)
+#define ANIMDETAIL_LOADS 8
+#endif
+
 // Rows of the source whose pixels lie side by side, `step` channels interleaved: a word of each channel at a time.
 template <int channels, int step, Range range>
 ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lines, int thread, int threads) {
-  constexpr int kAtOnce = step == 1 ? 4 : 2;  // words that are on their way before the first is used
+  constexpr int kAtOnce = ANIMDETAIL_LOADS / step;  // that are on their way before the first is used
+  constexpr int kPlanes = channels / step;
   const Plan& plan = job.plan;
   // Rows of threads; those that are left over have nothing to do.
   const int first_row = quotient(thread, plan.by_words), rows = quotient(threads, plan.by_words);
@@ -207,39 +229,51 @@ ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lin
   const int first_word = word_of(job.x, tile.source_x);
   if (first_row >= rows || first_word + word > word_of(job.x, tile.source_x + tile.source_width - 1)) return;
   const int x = 4 * (first_word + word) - job.x.phase, width = static_cast<int>(job.source.width);
-  const int skipped = lines_skipped(job, tile);
-  const float* plane = job.source.data + tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride +
-                       static_cast<int64_t>(x) * step;
   const bool inside = x >= 0 && x + 4 <= width;
+  const int height = tile.source_height, skipped = lines_skipped(job, tile);
+  const float* source = job.source.data + tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride +
+                        static_cast<int64_t>(x) * step;
   lines += word;
-  for (int p = 0; p < channels / step; ++p, plane += job.source.channel_stride, lines += plan.first_channel) {
-    if (!inside) {
-      for (int row = first_row; row < tile.source_height; row += rows) {
-        Four values[step];
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < 4 * step; ++i) {
-          const int pixel = x + i / step;
-          values[i / 4].value[i % 4] = pixel >= 0 && pixel < width ? plane[row * job.source.row_stride + i] : 0.0f;
-        }
-        put_words<step, range>(values, lines + slot_of(skipped + row) * plan.first_stride, plan.first_channel);
+
+  // The rows of all planes, one after the other.
+  const auto plane_of = [&](int row) {
+    int plane = 0;
+    for (int p = 1; p < kPlanes; ++p) plane += row >= p * height;
+    return plane;
+  };
+  const auto from = [&](int row) {
+    const int plane = plane_of(row);
+    return source + plane * job.source.channel_stride + (row - plane * height) * job.source.row_stride;
+  };
+  const auto to = [&](int row) {
+    const int plane = plane_of(row);
+    return lines + plane * plan.first_channel + slot_of(skipped + row - plane * height) * plan.first_stride;
+  };
+  const int count = kPlanes * height;
+  if (!inside) {
+    for (int row = first_row; row < count; row += rows) {
+      Four values[step];
+      ANIMDETAIL_UNROLL
+      for (int i = 0; i < 4 * step; ++i) {
+        const int pixel = x + i / step;
+        values[i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from(row)[i] : 0.0f;
       }
-      continue;
+      put_words<step, range>(values, to(row), plan.first_channel);
     }
-    for (int row = first_row; row < tile.source_height; row += kAtOnce * rows) {
-      Four values[kAtOnce][step];
+    return;
+  }
+  for (int row = first_row; row < count; row += kAtOnce * rows) {
+    Four values[kAtOnce][step];
+    ANIMDETAIL_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      // The last row is read again instead of those past it, which costs less than to ask.
+      const float* four = from(row + k * rows < count ? row + k * rows : count - 1);
       ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        // Past the last row it is read again, which costs less than to ask.
-        const int last = tile.source_height - 1, y = row + k * rows < last ? row + k * rows : last;
-        ANIMDETAIL_UNROLL
-        for (int i = 0; i < step; ++i) values[k][i] = load_four(plane + y * job.source.row_stride + 4 * i);
-      }
-      ANIMDETAIL_UNROLL
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int y = row + k * rows;
-        if (y >= tile.source_height) break;
-        put_words<step, range>(values[k], lines + slot_of(skipped + y) * plan.first_stride, plan.first_channel);
-      }
+      for (int i = 0; i < step; ++i) values[k][i] = load_four(four + 4 * i);
+    }
+    ANIMDETAIL_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (row + k * rows < count) put_words<step, range>(values[k], to(row + k * rows), plan.first_channel);
     }
   }
 }
@@ -524,7 +558,7 @@ ANIMDETAIL_HD void load_below(const TileJob& job, const Run& run, Below<channels
   ANIMDETAIL_UNROLL
   for (int c = 0; c < channels; ++c) below.values[c] = load_four(run.to + c * step);
   ANIMDETAIL_UNROLL
-  for (int i = 0; i < 4; ++i) below.alpha.value[i] = run.mask[i * job.mask.pixel_stride];
+  for (int i = 0; i < 4; ++i) below.alpha.value[i] = load_one(run.mask + i * job.mask.pixel_stride);
 }
 
 template <int channels, bool blends>

@@ -201,7 +201,7 @@ void check_resample() {
   with_lead.lead = written.phase;
   const AxisTable x_of_tiles(with_lead), y({int(job.source.height), int(job.height), int(job.top), int(height), 0, 0});
   const int shared_bytes = chance(4) ? 12000 : 96 << 10;  // little room: small tiles, or none
-  auto plan = plan_tiles(job, x_of_tiles, y, read.access, written.access, shared_bytes);
+  auto plan = plan_tiles(job, x_of_tiles, y, read.access, written.access, {shared_bytes, 100});
   if (chance(10)) plan.reset();
   const bool tiled = plan.has_value();
   const AxisTable x = tiled ? x_of_tiles : AxisTable(along_x);
