@@ -7,16 +7,9 @@ namespace animdetail {
 namespace {
 
 constexpr int kWarp = 32, kRows = 8;  // of a block: a warp takes one at a time
-#if !defined(ANIMDETAIL_PASTE_AT_ONCE)
-#define ANIMDETAIL_PASTE_AT_ONCE 3
-#endif
-#if !defined(ANIMDETAIL_PASTE_BLOCKS)
-#define ANIMDETAIL_PASTE_BLOCKS 3
-#endif
-constexpr int kAtOnce = ANIMDETAIL_PASTE_AT_ONCE;
+constexpr int kAtOnce = 2;
 
-__global__ __launch_bounds__(kWarp* kRows,
-                             ANIMDETAIL_PASTE_BLOCKS) void paste(const __grid_constant__ blend::SpanJob spans) {
+__global__ __launch_bounds__(kWarp* kRows, 4) void paste(const __grid_constant__ blend::SpanJob spans) {
   const Pixels& canvas = spans.job.canvas;
   for (int64_t frame = blockIdx.y; frame < canvas.frames; frame += gridDim.y) {
     for (int64_t row = blockIdx.x * kRows + threadIdx.y; row < canvas.height; row += gridDim.x * kRows) {

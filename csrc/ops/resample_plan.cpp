@@ -47,10 +47,10 @@ struct Candidate {
   double cost;  // instructions of a warp, per output of the target
 };
 
-// Of a pass that gives `outputs` of `lines` lines. Warps take 16 of both, some more than others.
-double pass_cost(const AxisTable& table, int outputs, int lines, int channels) {
-  const int warps = kThreads / kWarp, items = outputs / kGroup * (lines / kGroup) * channels;
-  return whole(items, warps) * (40 + 16 * table.steps);
+// Of a pass over `items` of 16 outputs by 16 lines, of which some warps take one more than others.
+double pass_cost(const AxisTable& table, int items) {
+  constexpr int kWarps = kThreads / kWarp;
+  return whole(items, kWarps) * (40 + 16 * table.steps);
 }
 
 Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable& y, int width, int height,
@@ -76,8 +76,9 @@ Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable&
   plan.by_lines = Divisor(across.pixels);
 
   const double load = 30.0 / kWarp * channels * across.pixels * along.words;
-  const double first = pass_cost(down ? y : x, outputs, across.lines, channels);
-  const double second = pass_cost(down ? x : y, down ? width : height, outputs, channels);
+  const int groups = outputs / kGroup, other_groups = (down ? width : height) / kGroup;
+  const double first = pass_cost(down ? y : x, groups * (across.lines / kGroup) * channels);
+  const double second = pass_cost(down ? x : y, groups * other_groups) * channels;
   return {plan, (load + first + second + 1000) / (static_cast<double>(width) * height)};
 }
 

@@ -294,7 +294,7 @@ void check_paste() {
 
   job.canvas = canvas.pixels;
   const blend::SpanJob spans = blend::span_job(job);
-  constexpr int kAtOnce = 3;
+  constexpr int kAtOnce = 2;
   for (int64_t frame = 0; frame < frames; ++frame) {
     for (int64_t row = 0; row < height; ++row) {
       for (int t = 0; t < 32; ++t) blend::paste_row<kAtOnce>(spans, blend::row_at(spans, frame, row), t, 32);
