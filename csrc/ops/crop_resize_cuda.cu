@@ -13,16 +13,15 @@ namespace {
 using namespace resample;
 
 constexpr int kDirectThreads = 128;
-// What a block shares where that is enough: several blocks fit on a multiprocessor, so one loads while another sums. A
-// build option, to measure others.
+// What a block shares where that is enough, and the blocks of a multiprocessor that registers are left for: while some
+// load, others sum. Build options, to measure others.
 #if !defined(ANIMDETAIL_TILE_KIB)
-#define ANIMDETAIL_TILE_KIB 36
+#define ANIMDETAIL_TILE_KIB 55
 #endif
-constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10;
 #if !defined(ANIMDETAIL_BLOCKS)
-#define ANIMDETAIL_BLOCKS 5
+#define ANIMDETAIL_BLOCKS 4
 #endif
-constexpr int kBlocks = ANIMDETAIL_BLOCKS;  // of a multiprocessor, that registers are left for
+constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10, kBlocks = ANIMDETAIL_BLOCKS;
 
 template <int channels>
 __device__ __forceinline__ void sum_first(const TileJob& job, const Tile& tile, uint32_t* shared) {

@@ -23,12 +23,9 @@
 namespace animdetail::resample {
 
 inline constexpr int kWarp = 32;
-#if !defined(ANIMDETAIL_TILE_THREADS)
-#define ANIMDETAIL_TILE_THREADS 128
-#endif
-inline constexpr int kThreads = ANIMDETAIL_TILE_THREADS;  // of a block; a row of a tile has no more words
-inline constexpr int kGroup = 16;                         // outputs, and lines, that a warp takes at once
-inline constexpr int kStepWords = 8;                      // of a line, that one instruction sums
+inline constexpr int kThreads = 128;  // of a block; a row of a tile has no more words
+inline constexpr int kGroup = 16;     // outputs, and lines, that a warp takes at once
+inline constexpr int kStepWords = 8;  // of a line, that one instruction sums
 
 // Source pixels [begin, end) that an output is summed of.
 struct Span {
@@ -213,14 +210,10 @@ ANIMDETAIL_HD void put_words(const Four (&values)[step], uint32_t* to, int to_ne
   }
 }
 
-#if !defined(ANIMDETAIL_LOADS)
-#define ANIMDETAIL_LOADS 8
-#endif
-
 // Rows of the source whose pixels lie side by side, `step` channels interleaved: a word of each channel at a time.
 template <int channels, int step, Range range>
 ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lines, int thread, int threads) {
-  constexpr int kAtOnce = ANIMDETAIL_LOADS / step;  // that are on their way before the first is used
+  constexpr int kAtOnce = 8 / step;  // that are on their way before the first is used
   constexpr int kPlanes = channels / step;
   const Plan& plan = job.plan;
   // Rows of threads; those that are left over have nothing to do.
