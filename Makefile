@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
+NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test bench gpu gpu-build gpu-test gpu-sanitize gpu-bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -38,15 +39,42 @@ lint: $(VENV)/.installed ## ruff, mypy, clang-format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -type f)
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
 
 format: $(VENV)/.installed ## rewrite the sources as lint wants them
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+	$(VENV)/bin/clang-format -i $(NATIVE)
 
 bench: $(VENV)/.installed ## the pixel path against the reference's way: a table, and JSON in build/bench
 	$(VENV)/bin/python benchmarks/bench_pixels.py --output build/bench
+
+# On a machine with a GPU, with the packages that PYTHON has: nothing is installed. What comes of it lies in RESULTS.
+GPU_ARCHITECTURES ?= native
+RESULTS ?= $(or $(OUT),benchmarks/results)
+GPU_ENV = PYTHONPATH=python:tests:benchmarks ANIMDETAIL_REQUIRE_GPU=1
+# A few calls of every kernel: under the sanitizer they take a hundred times as long.
+GPU_SHORT = -m pytest tests/ops/test_gpu.py -k "writes_nowhere_else or packed-packed or quantises"
+SANITIZE = compute-sanitizer --error-exitcode 1 --report-api-errors no
+
+gpu-build:
+	cmake -S . -B build/gpu -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$$(command -v $(PYTHON))" \
+	  -Dpybind11_DIR="$$($(PYTHON) -m pybind11 --cmakedir)" -DANIMDETAIL_CUDA=ON -DANIMDETAIL_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)
+	cmake --build build/gpu --parallel
+	cp build/gpu/_C*.so python/animdetail_trt/
+
+gpu-test: gpu-build
+	$(GPU_ENV) $(PYTHON) -m pytest -m gpu tests/ops
+
+# Without torch's cache of memory the sanitizer sees where each tensor ends.
+gpu-sanitize: gpu-build
+	$(GPU_ENV) PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) $(GPU_SHORT)
+	$(GPU_ENV) $(SANITIZE) --tool racecheck $(PYTHON) $(GPU_SHORT)
+
+gpu-bench: gpu-build
+	$(GPU_ENV) $(PYTHON) benchmarks/bench_pixels_gpu.py --output $(RESULTS)
+
+gpu: gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: its tests, compute-sanitizer, its benchmark
 
 clean: ## remove .venv and what was built
 	rm -rf $(VENV) build demo

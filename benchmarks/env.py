@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,7 +46,14 @@ def package_version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit's hash, with ``-dirty`` where files differ from it; None outside a checkout."""
+    """The commit's hash, with ``-dirty`` where files differ from it; None outside a checkout.
+
+    ANIMDETAIL_COMMIT names it where a checkout was copied without its history.
+    """
+    if "ANIMDETAIL_COMMIT" in os.environ:
+        return os.environ["ANIMDETAIL_COMMIT"]
+    if shutil.which("git") is None:
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

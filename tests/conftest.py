@@ -21,6 +21,27 @@ settings.load_profile("project")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu skip where there is no GPU, or no kernels for it; with ANIMDETAIL_REQUIRE_GPU=1 they fail."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    reason = _no_gpu()
+    if reason and os.environ.get("ANIMDETAIL_REQUIRE_GPU", "0") != "0":
+        pytest.fail(f"ANIMDETAIL_REQUIRE_GPU is set, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+def _no_gpu() -> str:
+    import torch
+
+    from animdetail_trt import _C
+
+    if not _C.has_cuda:
+        return "the extension was built without CUDA kernels"
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """The golden cases were made with one thread; more would only add rounding noise (golden/README.md)."""

@@ -46,8 +46,9 @@ struct ManagedVersioned {
 
 inline constexpr uint64_t kReadOnly = 1;
 
+enum Type : int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
+
 inline Device device_of(const Tensor& tensor) {
-  enum Type : int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
   switch (tensor.device.type) {
     case kCpu:
     case kCudaHost: return {DeviceKind::Cpu, 0};
@@ -79,15 +80,25 @@ inline TensorView view_of(const Tensor& tensor, bool read_only) {
   return view;
 }
 
-// Asks for DLPack 1.0, which can say that memory is read-only; producers that predate it know no max_version.
+inline bool on_gpu(pybind11::handle producer) {
+  if (!pybind11::hasattr(producer, "__dlpack_device__")) return false;
+  const pybind11::tuple device = producer.attr("__dlpack_device__")();
+  const int type = pybind11::int_(device[0]);
+  return type == kCuda || type == kCudaManaged;
+}
+
+// Asks for DLPack 1.0, which can say that memory is read-only; producers that predate it know no max_version. Of a
+// GPU's memory it says that no stream shall wait (-1): the op runs in the stream that it is given, the caller's own.
 inline pybind11::object export_capsule(pybind11::handle producer) {
   const pybind11::object method = producer.attr("__dlpack__");
+  pybind11::dict arguments;
+  if (on_gpu(producer)) arguments["stream"] = -1;
   try {
-    return method(pybind11::arg("max_version") = pybind11::make_tuple(1, 0));
+    return method(**arguments, pybind11::arg("max_version") = pybind11::make_tuple(1, 0));
   } catch (pybind11::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return method();
+  return method(**arguments);
 }
 
 // The struct module's codes of the types that images come in; others are refused without their name.

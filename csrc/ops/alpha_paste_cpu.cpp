@@ -14,8 +14,8 @@ void paste_row(const PasteJob& job, int64_t frame, int64_t row) {
   const Pixels &canvas = job.canvas, &patch = job.patch;
   float* below = canvas.data + frame * canvas.frame_stride + row * canvas.row_stride;
   const float* above = patch.data + frame * patch.frame_stride + row * patch.row_stride;
-  const float* mask = job.mask + frame * job.mask_frame_stride + row * job.mask_row_stride;
-  if (packed_rgb(canvas) && packed_rgb(patch) && job.mask_pixel_stride == 1) {
+  const float* mask = job.mask.data + frame * job.mask.frame_stride + row * job.mask.row_stride;
+  if (packed_rgb(canvas) && packed_rgb(patch) && job.mask.pixel_stride == 1) {
     rows::paste_rgb(below, above, mask, canvas.width);
     return;
   }
@@ -23,7 +23,7 @@ void paste_row(const PasteJob& job, int64_t frame, int64_t row) {
     for (int64_t c = 0; c < canvas.channels; ++c) {
       float& value = below[x * canvas.pixel_stride + c * canvas.channel_stride];
       value = blend::alpha_over(value, above[x * patch.pixel_stride + c * patch.channel_stride],
-                                mask[x * job.mask_pixel_stride]);
+                                mask[x * job.mask.pixel_stride]);
     }
   }
 }

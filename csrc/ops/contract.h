@@ -53,6 +53,48 @@ inline Pixels pixels(const TensorView& view, bool channels_first = false) {
           view.strides[c]};
 }
 
+// (h, w), or (1 or f, h, w).
+inline Mask mask_of(const TensorView& view) {
+  const bool per_frame = view.rank == 3 && view.shape[0] > 1;
+  return {static_cast<const float*>(view.data), per_frame ? view.strides[0] : 0, view.strides[view.rank - 2],
+          view.strides[view.rank - 1]};
+}
+
+inline Mask window(Mask from, int64_t left, int64_t top) {
+  from.data += top * from.row_stride + left * from.pixel_stride;
+  return from;
+}
+
+// Of `patch` (f, h, w, c) the shape is read, no more.
+inline void check_mask(const char* op, const TensorView& mask, const TensorView& patch) {
+  check_input(op, {"mask", mask});
+  check(mask.rank == 2 || mask.rank == 3, op, ": mask must be (h, w) or (f, h, w), got shape ", mask);
+  check(mask.shape[mask.rank - 2] == patch.shape[1] && mask.shape[mask.rank - 1] == patch.shape[2], op,
+        ": mask must be as high and wide as patch ", patch, ", got shape ", mask, ". Resize it first");
+  check(mask.rank == 2 || mask.shape[0] == 1 || mask.shape[0] == patch.shape[0], op,
+        ": mask must be one, or one for each of the ", patch.shape[0], " frames, got shape ", mask,
+        ". Merge them first: ops.merge_masks");
+}
+
+// Where a patch of width x height at (x, y) lies on `canvas`; empty where it lies beside it.
+struct Overlap {
+  Overlap(const Pixels& canvas, int64_t x, int64_t y, int64_t patch_width, int64_t patch_height)
+      : left(std::max<int64_t>(0, x)),
+        top(std::max<int64_t>(0, y)),
+        width(clipped_end(x, patch_width, canvas.width) - left),
+        height(clipped_end(y, patch_height, canvas.height) - top) {}
+
+  bool empty() const { return width <= 0 || height <= 0; }
+
+  int64_t left, top, width, height;
+
+ private:
+  // Of [first, first + size) within [0, limit), for a `first` of any value.
+  static int64_t clipped_end(int64_t first, int64_t size, int64_t limit) {
+    return first >= limit ? limit : std::min(limit, first + size);
+  }
+};
+
 inline Pixels window(Pixels from, int64_t left, int64_t top, int64_t width, int64_t height) {
   from.data += top * from.row_stride + left * from.pixel_stride;
   from.width = width;

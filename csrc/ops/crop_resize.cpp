@@ -24,13 +24,13 @@ bool vertical_first(const Pixels& source, int64_t width, int64_t height, PassOrd
   return order == PassOrder::Pillow13 && height < source.height && source.height - height > 2 * (source.width - width);
 }
 
-void run(const char* op, const ResampleJob& job, Device device) {
+void run(const char* op, const ResampleJob& job, Device device, void* stream) {
   check_side(op, "the crop's width", job.source.width);
   check_side(op, "the crop's height", job.source.height);
   check_side(op, "the new width", job.width);
   check_side(op, "the new height", job.height);
   if (job.target.frames == 0 || job.target.width == 0 || job.target.height == 0) return;
-  device.kind == DeviceKind::Cuda ? resample_cuda(job) : resample_cpu(job);
+  device.kind == DeviceKind::Cuda ? resample_cuda(job, {device.index, stream}) : resample_cpu(job);
 }
 
 void check_frames(const char* op, const TensorView& frames) {
@@ -41,7 +41,7 @@ void check_frames(const char* op, const TensorView& frames) {
 
 }  // namespace
 
-void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order) {
+void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order, void* stream) {
   const char* op = "crop_resize";
   check_frames(op, frames);
   check_output(op, {"out", out});
@@ -52,11 +52,11 @@ void crop_resize(const TensorView& out, const TensorView& frames, CropRegion reg
   run(op,
       {source, target, target.width, target.height, 0, 0, resample::Range::Unit, resample::Range::Unit,
        vertical_first(source, target.width, target.height, order)},
-      out.device);
+      out.device, stream);
 }
 
 void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropRegion region, int64_t width,
-                        int64_t height, PassOrder order) {
+                        int64_t height, PassOrder order, void* stream) {
   const char* op = "crop_resize_to_vae";
   check_frames(op, frames);
   check_output(op, {"out", out});
@@ -72,10 +72,10 @@ void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropReg
   run(op,
       {source, pixels(out, true), width, height, (width % 8) / 2, (height % 8) / 2, resample::Range::Unit,
        resample::Range::Vae, vertical_first(source, width, height, order)},
-      out.device);
+      out.device, stream);
 }
 
-void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order) {
+void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order, void* stream) {
   const char* op = "resize_from_vae";
   check_input(op, {"decoded", decoded});
   check_output(op, {"out", out});
@@ -87,7 +87,34 @@ void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder
   run(op,
       {source, target, target.width, target.height, 0, 0, resample::Range::Vae, resample::Range::Unit,
        vertical_first(source, target.width, target.height, order)},
-      out.device);
+      out.device, stream);
+}
+
+void paste_from_vae(const TensorView& canvas, const TensorView& decoded, const TensorView& mask, int64_t x, int64_t y,
+                    int64_t width, int64_t height, PassOrder order, void* stream) {
+  const char* op = "paste_from_vae";
+  check_output(op, {"canvas", canvas});
+  check_input(op, {"decoded", decoded});
+  check_same_device(op, {"canvas", canvas}, {{"decoded", decoded}, {"mask", mask}});
+  check(canvas.device.kind == DeviceKind::Cuda, op, ": canvas is on ", canvas.device,
+        ". Use resize_from_vae and alpha_paste there");
+  check(decoded.rank == 4 && decoded.shape[1] == 3, op, ": decoded must be (f, 3, h, w), got shape ", decoded);
+  check(canvas.rank == 4 && canvas.shape[0] == decoded.shape[0] && canvas.shape[3] == 3, op,
+        ": canvas must be (f, h, w, 3) with f of decoded ", decoded, ", got shape ", canvas);
+  TensorView patch = canvas;
+  patch.shape[1] = height;
+  patch.shape[2] = width;
+  check_mask(op, mask, patch);
+
+  const Overlap overlap(pixels(canvas), x, y, width, height);
+  if (overlap.empty()) return;
+  const auto [left, top, target_width, target_height] = overlap;
+  const Pixels source = pixels(decoded, true);
+  run(op,
+      {source, window(pixels(canvas), left, top, target_width, target_height), width, height, left - x, top - y,
+       resample::Range::Vae, resample::Range::Unit, vertical_first(source, width, height, order),
+       window(mask_of(mask), left - x, top - y)},
+      canvas.device, stream);
 }
 
 }  // namespace animdetail

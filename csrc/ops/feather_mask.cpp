@@ -2,7 +2,8 @@
 
 namespace animdetail {
 
-void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha) {
+void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha,
+                  void* stream) {
   const char* op = "feather_mask";
   check_input(op, {"mask", mask});
   check_input(op, {"weights", weights});
@@ -35,7 +36,7 @@ void feather_mask(const TensorView& out, const TensorView& mask, const TensorVie
   if (job.count == 0 || job.height == 0 || job.width == 0) return;
   check(job.radius < std::min(job.height, job.width), op, ": a kernel of ", weights.shape[0],
         " does not fit a mask of shape ", mask);
-  out.device.kind == DeviceKind::Cuda ? feather_cuda(job) : feather_cpu(job);
+  out.device.kind == DeviceKind::Cuda ? feather_cuda(job, {out.device.index, stream}) : feather_cpu(job);
 }
 
 }  // namespace animdetail

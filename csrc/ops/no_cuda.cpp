@@ -16,8 +16,8 @@ namespace {
 
 }  // namespace
 
-void resample_cuda(const ResampleJob&) { refuse("crop_resize"); }
-void feather_cuda(const FeatherJob&) { refuse("feather_mask"); }
-void paste_cuda(const PasteJob&) { refuse("alpha_paste"); }
+void resample_cuda(const ResampleJob&, CudaStream) { refuse("crop_resize"); }
+void feather_cuda(const FeatherJob&, CudaStream) { refuse("feather_mask"); }
+void paste_cuda(const PasteJob&, CudaStream) { refuse("alpha_paste"); }
 
 }  // namespace animdetail

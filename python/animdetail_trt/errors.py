@@ -11,6 +11,10 @@ class InputError(AnimDetailError, ValueError):
     """An argument has a wrong shape, type or value."""
 
 
+class DeviceError(AnimDetailError, RuntimeError):
+    """CUDA refused a call: no memory, no kernels for the card, or an earlier failure."""
+
+
 class CheckpointError(AnimDetailError):
     """A model file is missing, damaged, or not what it was given as."""
 

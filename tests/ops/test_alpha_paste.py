@@ -66,6 +66,17 @@ def test_off_the_canvas_nothing_happens(left_top: tuple[int, int]) -> None:
     assert not canvas.any()
 
 
+@pytest.mark.parametrize("left_top", [(3, 4), (-9, 12), (25, -7), (40, 0)])
+@pytest.mark.parametrize("masks", [0, 1, 2])
+def test_from_vae_equals_the_definition(left_top: tuple[int, int], masks: int) -> None:
+    generator = torch.Generator().manual_seed(masks)
+    canvas, decoded = torch.rand(2, 30, 40, 3, generator=generator), torch.randn(2, 3, 48, 32, generator=generator)
+    mask = torch.rand((masks, 21, 17) if masks else (21, 17), generator=generator)
+    expected = reference.paste_from_vae(canvas.clone(), decoded, mask, left_top, (17, 21))
+    assert ops.paste_from_vae(canvas, decoded, mask, left_top, (17, 21)) is canvas
+    assert torch.equal(canvas, expected)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_golden(case: dict[str, Any]) -> None:
     """SEGSPaste composed of ops: identical without a blur, 2e-6 with one (golden/README.md)."""

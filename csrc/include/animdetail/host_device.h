@@ -10,3 +10,13 @@
 #else
 #define ANIMDETAIL_HD inline
 #endif
+
+// Loops that must be flat on a GPU, where an array is in registers only if every index into it is known.
+#if defined(__CUDA_ARCH__)
+#define ANIMDETAIL_UNROLL _Pragma("unroll")
+#define ANIMDETAIL_PRAGMA(text) _Pragma(#text)
+#define ANIMDETAIL_UNROLL_BY(count) ANIMDETAIL_PRAGMA(unroll count)
+#else
+#define ANIMDETAIL_UNROLL
+#define ANIMDETAIL_UNROLL_BY(count)
+#endif

@@ -1,8 +1,9 @@
 #pragma once
 
 // The C++ signatures. Every tensor is float32 and borrowed; results go into memory of the caller's, which must not
-// overlap an input. A broken contract throws std::invalid_argument before anything is written.
-// Axes: f frames, h w size, c channels.
+// overlap an input. A broken contract throws std::invalid_argument before anything is written. Tensors on a CUDA device
+// are worked on in `stream`, a cudaStream_t of that device (null: its default stream), and nobody waits for it; what
+// CUDA refuses throws std::runtime_error. Axes: f frames, h w size, c channels.
 
 #include <cstdint>
 
@@ -23,22 +24,29 @@ enum class PassOrder : uint8_t {
 };
 
 // out (f, h', w', c) in 0..1 = frames (f, h, w, c)[:, y1:y2, x1:x2] resampled. c is 1 to 4.
-void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order);
+void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order,
+                 void* stream = nullptr);
 
 // out (f, 3, h8, w8) in -1..1 = the same at width x height, its centre cut to multiples of 8, in the VAE's layout.
 void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropRegion region, int64_t width,
-                        int64_t height, PassOrder order);
+                        int64_t height, PassOrder order, void* stream = nullptr);
 
 // out (f, h', w', 3) in 0..1 = decoded (f, 3, h, w), a VAE's raw output in about -1..1, resampled.
-void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order);
+void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order, void* stream = nullptr);
 
 // out (h, w) or (n, h, w) = mask of that shape, blurred by the outer product of weights (an odd number of them, on the
 // host) with themselves over reflected edges, times alpha / 255. fused: sums round once per tap, not twice.
-void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha);
+void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha,
+                  void* stream = nullptr);
 
 // canvas (f, h, w, c) = (1 - mask) canvas + mask patch, where patch (f, h', w', c) put at (x, y) lies on the canvas.
 // mask is (h', w') or (1 or f, h', w').
-void alpha_paste(const TensorView& canvas, const TensorView& patch, const TensorView& mask, int64_t x, int64_t y);
+void alpha_paste(const TensorView& canvas, const TensorView& patch, const TensorView& mask, int64_t x, int64_t y,
+                 void* stream = nullptr);
+
+// alpha_paste of resize_from_vae(decoded) at width x height, which is never stored. Only for CUDA devices.
+void paste_from_vae(const TensorView& canvas, const TensorView& decoded, const TensorView& mask, int64_t x, int64_t y,
+                    int64_t width, int64_t height, PassOrder order, void* stream = nullptr);
 
 // What the devices implement: a contract that has been checked, in plain numbers.
 
@@ -49,6 +57,12 @@ struct Pixels {
   int64_t frame_stride, row_stride, pixel_stride, channel_stride;
 };
 
+// One for all frames where frame_stride is 0.
+struct Mask {
+  const float* data;
+  int64_t frame_stride, row_stride, pixel_stride;
+};
+
 struct ResampleJob {
   Pixels source;          // the crop
   Pixels target;          // a window of the resized picture
@@ -56,6 +70,7 @@ struct ResampleJob {
   int64_t left, top;      // of the window in it
   resample::Range source_range, target_range;
   bool vertical_first;
+  Mask mask{};  // with data, of the target's size: blends into the target instead of replacing it
 };
 
 struct FeatherJob {
@@ -71,15 +86,19 @@ struct FeatherJob {
 
 struct PasteJob {
   Pixels canvas, patch;  // cut to where they overlap: same sizes
-  const float* mask;
-  int64_t mask_frame_stride, mask_row_stride, mask_pixel_stride;
+  Mask mask;
+};
+
+struct CudaStream {
+  int device;
+  void* handle;
 };
 
 void resample_cpu(const ResampleJob& job);
-void resample_cuda(const ResampleJob& job);
+void resample_cuda(const ResampleJob& job, CudaStream stream);
 void feather_cpu(const FeatherJob& job);
-void feather_cuda(const FeatherJob& job);
+void feather_cuda(const FeatherJob& job, CudaStream stream);
 void paste_cpu(const PasteJob& job);
-void paste_cuda(const PasteJob& job);
+void paste_cuda(const PasteJob& job, CudaStream stream);
 
 }  // namespace animdetail

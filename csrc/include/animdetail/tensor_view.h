@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <ostream>
 
 namespace animdetail {
 
@@ -44,34 +43,5 @@ inline bool is_empty(const TensorView& view) {
 inline bool operator==(DType a, DType b) { return a.code == b.code && a.bits == b.bits; }
 
 inline bool operator==(Device a, Device b) { return a.kind == b.kind && a.index == b.index; }
-
-inline std::ostream& operator<<(std::ostream& stream, DType dtype) {
-  const int bits = dtype.bits;
-  switch (dtype.code) {
-    case DType::Int: return stream << "int" << bits;
-    case DType::UInt: return stream << "uint" << bits;
-    case DType::Float: return stream << "float" << bits;
-    case DType::BFloat: return stream << "bfloat" << bits;
-    case DType::Complex: return stream << "complex" << bits;
-    case DType::Bool: return stream << "bool";
-    default: return stream << "an unknown type";
-  }
-}
-
-inline std::ostream& operator<<(std::ostream& stream, Device device) {
-  switch (device.kind) {
-    case DeviceKind::Cpu: return stream << "cpu";
-    case DeviceKind::Cuda: return stream << "cuda:" << device.index;
-    case DeviceKind::Other: break;
-  }
-  return stream << "another device";
-}
-
-// Prints the shape, as Python does: "(2, 3)".
-inline std::ostream& operator<<(std::ostream& stream, const TensorView& view) {
-  stream << '(';
-  for (int axis = 0; axis < view.rank; ++axis) stream << (axis ? ", " : "") << view.shape[axis];
-  return stream << (view.rank == 1 ? ",)" : ")");
-}
 
 }  // namespace animdetail

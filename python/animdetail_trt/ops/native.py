@@ -2,9 +2,11 @@
 
 Inputs are float32 and may be read-only. A result is of the kind of the first input, torch or NumPy. The ``_into`` forms
 write to memory of the caller's, which must not overlap an input, and return it. Work is shared among
-:func:`num_threads` threads, without the GIL.
+:func:`num_threads` threads, without the GIL. Tensors on a CUDA device are worked on there, in torch's current stream of
+that device, and nothing waits for it; the bits are the same. Under a CUDA graph's capture the work is recorded.
 
-Raises :class:`~animdetail_trt.errors.InputError` for an argument of a wrong type, shape, dtype or value.
+Raises :class:`~animdetail_trt.errors.InputError` for an argument of a wrong type, shape, dtype, device or value, and
+:class:`~animdetail_trt.errors.DeviceError` for what CUDA refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 
 from animdetail_trt import _C
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import DeviceError, InputError
 from animdetail_trt.ops import reference
 from animdetail_trt.segs import CropRegion
 
@@ -55,7 +57,7 @@ def crop_resize_into(
     op = "crop_resize"
     region, order = _region(op, crop_region), _pass_order(op, pass_order)
     with _input_errors():
-        _C.crop_resize(_lend(op, "out", out), _lend(op, "frames", frames), region, order)
+        _C.crop_resize(_lend(op, "out", out), _lend(op, "frames", frames), region, order, _stream(out))
     return out
 
 
@@ -86,7 +88,9 @@ def crop_resize_to_vae_into(
     width, height = _size(op, size)
     region, order = _region(op, crop_region), _pass_order(op, pass_order)
     with _input_errors():
-        _C.crop_resize_to_vae(_lend(op, "out", out), _lend(op, "frames", frames), region, width, height, order)
+        _C.crop_resize_to_vae(
+            _lend(op, "out", out), _lend(op, "frames", frames), region, width, height, order, _stream(out)
+        )
     return out
 
 
@@ -111,7 +115,7 @@ def resize_from_vae_into(out: ArrayT, decoded: Array, *, pass_order: PassOrder =
     op = "resize_from_vae"
     order = _pass_order(op, pass_order)
     with _input_errors():
-        _C.resize_from_vae(_lend(op, "out", out), _lend(op, "decoded", decoded), order)
+        _C.resize_from_vae(_lend(op, "out", out), _lend(op, "decoded", decoded), order, _stream(out))
     return out
 
 
@@ -144,7 +148,7 @@ def feather_mask_into(
         reference.feather_is_fused(shape[-2:] if one_by_one else shape, radius),
     )
     with _input_errors():
-        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, fused, float(alpha))
+        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, fused, float(alpha), _stream(out))
     return out
 
 
@@ -163,7 +167,45 @@ def alpha_paste(canvas: ArrayT, patch: Array, mask: Array, left_top: tuple[int, 
     op = "alpha_paste"
     x, y = _integers(op, "left_top", left_top, 2)
     with _input_errors():
-        _C.alpha_paste(_lend(op, "canvas", canvas), _lend(op, "patch", patch), _lend(op, "mask", mask), x, y)
+        _C.alpha_paste(
+            _lend(op, "canvas", canvas), _lend(op, "patch", patch), _lend(op, "mask", mask), x, y, _stream(canvas)
+        )
+    return canvas
+
+
+def paste_from_vae(
+    canvas: ArrayT,
+    decoded: Array,
+    mask: Array,
+    left_top: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    pass_order: PassOrder = "pillow13",
+) -> ArrayT:
+    """:func:`alpha_paste` of :func:`resize_from_vae`, in place; on a CUDA device in one pass that stores no patch.
+
+    Args:
+        canvas: (f, h, w, 3), changed where the patch lies on it and nowhere else.
+        decoded: (f, 3, h'', w''), about -1..1.
+        mask: (h', w'), (1, h', w') or (f, h', w'), where (w', h') is ``size``.
+        left_top: (x, y) of the patch's corner, may be negative.
+        size: (width, height) of the patch.
+        pass_order: as in :func:`crop_resize`.
+
+    Returns:
+        ``canvas``.
+    """
+    op = "paste_from_vae"
+    x, y = _integers(op, "left_top", left_top, 2)
+    width, height = _size(op, size)
+    order = _pass_order(op, pass_order)
+    if not (isinstance(canvas, torch.Tensor) and canvas.is_cuda):
+        f = len(_lend(op, "decoded", decoded))
+        patch = resize_from_vae_into(_empty(canvas, (f, height, width, 3)), decoded, pass_order=pass_order)
+        return alpha_paste(canvas, patch, mask, left_top)
+    lent = _lend(op, "canvas", canvas), _lend(op, "decoded", decoded), _lend(op, "mask", mask)
+    with _input_errors():
+        _C.paste_from_vae(*lent, x, y, width, height, order, _stream(canvas))
     return canvas
 
 
@@ -204,11 +246,20 @@ def num_threads() -> int:
 
 @contextmanager
 def _input_errors() -> Iterator[None]:
-    """What C++ refuses is an InputError here."""
+    """What C++ refuses is an InputError here, and what CUDA refuses a DeviceError."""
     try:
         yield
     except (ValueError, BufferError) as error:
         raise InputError(str(error)) from None
+    except RuntimeError as error:
+        raise DeviceError(str(error)) from None
+
+
+def _stream(array: Array) -> int:
+    """torch's current stream of the device that ``array`` is on, by handle."""
+    if isinstance(array, torch.Tensor) and array.is_cuda:
+        return int(torch.cuda.current_stream(array.device).cuda_stream)
+    return 0
 
 
 def _lend(op: str, name: str, array: Any) -> Any:

@@ -71,6 +71,19 @@ def alpha_paste(canvas: Tensor, patch: Tensor, mask: Tensor, left_top: tuple[int
     return canvas
 
 
+def paste_from_vae(
+    canvas: Tensor,
+    decoded: Tensor,
+    mask: Tensor,
+    left_top: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    pass_order: str = "pillow13",
+) -> Tensor:
+    """:func:`alpha_paste` of :func:`resize_from_vae` at ``size``."""
+    return alpha_paste(canvas, resize_from_vae(decoded, size, pass_order=pass_order), mask, left_top)
+
+
 def merge_masks(masks: Tensor, first_factor: int = 255) -> Tensor:
     """(n, h, w) -> (h, w): bitwise or of 8-bit values, ``/ 255``, 1 where above 0.1, else 0."""
     merged = (masks[0] * first_factor).to(torch.uint8)
