@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import animdetail_trt as adt
+from animdetail_trt.backends.torch_backend import TorchVae
 
 SHAPES = Path(__file__).parents[1] / "tests" / "golden" / "full_size_shapes.json"
 FRAMES, PROMPTS, TOKENS = 16, 2, (77, 768)
@@ -59,9 +60,11 @@ def time_calls(call: Callable[[], Tensor], device: torch.device, rounds: int) ->
     return times
 
 
-def measure(device: torch.device, dtype: str, size: int, rounds: int) -> dict[str, Any]:
+def measure(device: torch.device, dtype: str, size: int, rounds: int) -> tuple[dict[str, Any], str]:
+    """The times of each call, and the dtype that the VAE runs in."""
     pipe = load_random(str(device), dtype)
     unet, vae = pipe.model.unet, pipe.vae
+    assert isinstance(vae, TorchVae)
     latents = torch.randn(PROMPTS, FRAMES, 4, size // 8, size // 8, device=device)
     tokens = torch.randn(PROMPTS, 1, *TOKENS, device=device)
     pixels = torch.rand(FRAMES, 3, size, size, device=device) * 2 - 1
@@ -75,7 +78,7 @@ def measure(device: torch.device, dtype: str, size: int, rounds: int) -> dict[st
     for name, call in calls.items():
         times = time_calls(call, device, rounds)
         results[name] = {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
-    return results
+    return results, str(vae.dtype).removeprefix("torch.")
 
 
 def main() -> None:
@@ -88,7 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    results = measure(device, args.dtype, args.size, args.rounds)
+    results, vae_dtype = measure(device, args.dtype, args.size, args.rounds)
     for name, result in results.items():
         print(f"{name:12} {result['median_ms']:9.1f} ms ({result['min_ms']:.1f} to {result['max_ms']:.1f})")
     report = {
@@ -98,7 +101,7 @@ def main() -> None:
         "prompts": PROMPTS,
         "size": args.size,
         "unet_dtype": args.dtype,
-        "vae_dtype": "float32",
+        "vae_dtype": vae_dtype,
         "rounds": args.rounds,
         "results": results,
     }

@@ -216,11 +216,31 @@ def test_a_preprocessor_makes_the_pictures() -> None:
         ({"control_image": np.zeros((1, 8, 8, 3), np.uint8)}, r"control_image must be floats \(n, h, w, 3\)"),
         ({"control_image": torch.full((1, 8, 8, 3), math.nan)}, "control_image holds NaN"),
         ({"previous": 3}, "previous must be a ControlNetWrapper"),
+        ({"strength": 10**400}, "strength must be a finite number"),
+        ({"preprocessor": "canny"}, r"preprocessor must have apply\(image, mask\)"),
     ],
 )
 def test_bad_wrappers_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         adt.ControlNetWrapper(**({"control_net": Network(), "strength": 1.0} | arguments))
+
+
+@pytest.mark.parametrize("conditioning", [None, 5, "x", [["tokens"]], [["tokens", None]]])
+def test_a_bad_conditioning_is_named(conditioning: Any) -> None:
+    with pytest.raises(InputError, match=r"conditioning must be \[\[tensor, \{\}\], ...\]"):
+        adt.ControlNetWrapper(Network(), 1.0).apply(conditioning, [], hint(0.25))
+
+
+def test_backward_and_read_only_pictures_are_read() -> None:
+    picture = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
+    picture.flags.writeable = False
+    wrapper = adt.ControlNetWrapper(Network(), 1.0, control_image=picture[:, ::-1])
+    assert torch.equal(wrapper.control_image, torch.from_numpy(picture.copy()).flip(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 300, 3), (1, 300, 1, 3)])
+def test_of_a_strip_one_pixel_is_left(shape: tuple[int, ...]) -> None:
+    assert resize_hint(torch.rand(shape), 64, 64).shape == (1, 3, 64, 64)
 
 
 # In the detailer.

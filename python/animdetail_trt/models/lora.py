@@ -9,7 +9,6 @@ et al. 2021, arXiv:2108.06098), LoKr (Edalati et al. 2022, arXiv:2212.10650), wh
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from animdetail_trt.checks import is_number
+from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import Kind, StateDict, all_finite, read_tensors, require_kind, shapes_of
 from animdetail_trt.models.lora_names import Names, motion_names, plain_name, text_names, unet_names
@@ -87,8 +86,8 @@ def check_lora_files(name: str, files: Any) -> LoraFiles:
     for path, strength in pairs:
         if not isinstance(path, str | Path):
             raise InputError(f"{name} must be [(path, strength), ...]; a path is {path!r:.80}")
-        if not is_number(strength) or not math.isfinite(strength):
-            raise InputError(f"{name}: the strength of {path} must be a finite number, not {strength!r}")
+        if not is_finite(strength):
+            raise InputError(f"{name}: the strength of {path} must be a finite number, not {strength!r:.80}")
     return [(path, float(strength)) for path, strength in pairs]
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from animdetail_trt.checks import is_number
+from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.context import Window
 from animdetail_trt.sampling.control import Control
@@ -113,8 +113,8 @@ def _check_extras(extras: dict[str, Any], name: str) -> None:
     if unknown:
         raise InputError(f"{name} conditioning carries {', '.join(unknown)}, which this version does not apply")
     for key in ("strength", "mask_strength", "start_percent", "end_percent"):
-        if key in extras and not is_number(extras[key]):
-            raise InputError(f"{name} conditioning: {key} {extras[key]!r} must be a number")
+        if key in extras and not is_finite(extras[key]):
+            raise InputError(f"{name} conditioning: {key} {extras[key]!r:.80} must be a finite number")
     mask = extras.get("mask")
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.ndim not in (2, 3) or not mask.numel():
@@ -124,10 +124,12 @@ def _check_extras(extras: dict[str, Any], name: str) -> None:
     area = extras.get("area")
     if area is not None:
         numbers = list(area) if isinstance(area, Sequence) else []
-        if numbers and numbers[0] == "percentage":
-            numbers = numbers[1:]
-        if len(numbers) != 4 or not all(map(is_number, numbers)) or min(numbers) < 0:
-            raise InputError(f"{name} conditioning: area {area!r:.80} must be (height, width, top, left)")
+        in_parts = bool(numbers) and numbers[0] == "percentage"
+        numbers = numbers[in_parts:]
+        if len(numbers) != 4 or not all(map(is_finite, numbers)) or min(numbers) < 0:
+            raise InputError(f"{name} conditioning: area {area!r:.80} must be (height, width, top, left), 0 or more")
+        if not in_parts and min(numbers[:2]) < 1:
+            raise InputError(f"{name} conditioning: area {area!r:.80} must be at least 1 pixel of the latent")
     if not isinstance(extras.get("control"), Control | None):
         raise InputError(f"{name} conditioning: control {extras['control']!r:.80} is not this package's ControlNet")
 

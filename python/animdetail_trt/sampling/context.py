@@ -45,9 +45,9 @@ class ContextOptions:
     use_on_equal_length: bool = False
 
     def __post_init__(self) -> None:
-        if self.schedule not in _SCHEDULES:
+        if not isinstance(self.schedule, str) or self.schedule not in _SCHEDULES:
             raise InputError(f"unknown context schedule {self.schedule!r}. Choose one of: {', '.join(_SCHEDULES)}")
-        if self.fuse_method is not None and self.fuse_method not in _WEIGHTS:
+        if self.fuse_method is not None and (not isinstance(self.fuse_method, str) or self.fuse_method not in _WEIGHTS):
             raise InputError(f"unknown fuse_method {self.fuse_method!r}. Choose one of: {', '.join(_WEIGHTS)}")
         if self.fuse_method == "relative" and self.schedule == "looped_uniform":
             raise InputError("fuse_method 'relative' weighs windows that do not loop. Use pyramid or flat")

@@ -6,7 +6,6 @@ to strength, percentages and chains is ComfyUI's and Advanced-ControlNet's, at i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt.backends.interface import ControlRunner
-from animdetail_trt.checks import is_number
+from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import InputError
 
 PIXELS_PER_LATENT = 8
@@ -48,14 +47,17 @@ class Control:
 
 
 def resize_hint(hint: Tensor, height: int, width: int) -> Tensor:
-    """(n, h, w, 3) cropped around its middle to the new aspect, each pixel then the nearest: (n, 3, height, width)."""
+    """(n, h, w, 3) cropped around its middle to the new aspect, each pixel then the nearest: (n, 3, height, width).
+
+    Of a strip, one pixel is left, where the reference's crop is empty.
+    """
     old_height, old_width = hint.shape[1:3]
     old_aspect, aspect = old_width / old_height, width / height
     left = top = 0
     if old_aspect > aspect:
-        left = round((old_width - old_width * (aspect / old_aspect)) / 2)
+        left = min(round((old_width - old_width * (aspect / old_aspect)) / 2), (old_width - 1) // 2)
     elif old_aspect < aspect:
-        top = round((old_height - old_height * (old_aspect / aspect)) / 2)
+        top = min(round((old_height - old_height * (old_aspect / aspect)) / 2), (old_height - 1) // 2)
     cropped = hint[:, top : old_height - top, left : old_width - left].movedim(-1, 1)
     return F.interpolate(cropped.float(), size=(height, width), mode="nearest-exact")
 
@@ -121,10 +123,12 @@ class ControlNetWrapper:
         if not hasattr(control_net, "global_average_pooling"):
             raise InputError(f"control_net must come from load_controlnet, not {control_net!r:.80}")
         for name, value in (("strength", strength), ("start_percent", start_percent), ("end_percent", end_percent)):
-            if not is_number(value) or not math.isfinite(value):
-                raise InputError(f"{name} must be a finite number, not {value!r}")
+            if not is_finite(value):
+                raise InputError(f"{name} must be a finite number, not {value!r:.80}")
         if previous is not None and not hasattr(previous, "apply"):
             raise InputError(f"previous must be a ControlNetWrapper, not {previous!r:.80}")
+        if preprocessor is not None and not hasattr(preprocessor, "apply"):
+            raise InputError(f"preprocessor must have apply(image, mask): {preprocessor!r:.80}")
         self.control_net = control_net
         self.strength = float(strength)
         self.start_percent = float(start_percent)
@@ -152,8 +156,12 @@ class ControlNetWrapper:
         made: dict[int, Control] = {}  # entries with the same Control before share the new one
 
         def controlled(conditioning: Any) -> Any:
+            try:
+                given = [(tokens, dict(extras)) for tokens, extras in conditioning]
+            except (TypeError, ValueError):
+                raise InputError(f"conditioning must be [[tensor, {{}}], ...], not {conditioning!r:.80}") from None
             entries = []
-            for tokens, extras in conditioning:
+            for tokens, extras in given:
                 before = extras.get("control")
                 if id(before) not in made:
                     made[id(before)] = Control(
@@ -195,12 +203,17 @@ def shows_own_pictures(wrapper: Any) -> bool:
 
 
 def _pictures(value: Any, name: str) -> Tensor:
+    if isinstance(value, np.ndarray):
+        value = np.array(value)  # torch reads neither backwards nor what is read-only
     try:
         pictures = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} must be an array (n, h, w, 3), not {type(value).__name__}") from None
     if pictures.ndim != 4 or pictures.shape[3] != 3 or 0 in pictures.shape or not pictures.is_floating_point():
-        raise InputError(f"{name} must be floats (n, h, w, 3) in 0..1, not {pictures.dtype} {tuple(pictures.shape)}")
+        raise InputError(
+            f"{name} must be floats (n, h, w, 3) in 0..1, not {pictures.dtype} {tuple(pictures.shape)}. "
+            "Divide 8-bit values by 255"
+        )
     if not torch.isfinite(pictures).all():
         raise InputError(f"{name} holds NaN or infinity")
     return pictures.float()

@@ -25,6 +25,9 @@ from animdetail_trt.sampling.schedules import check_scheduler, schedule_sigmas
 SchedulerFunc: TypeAlias = Callable[[DiffusionModel, str, int], Sequence[Any]]
 """``scheduler_func(model, sampler_name, steps)`` -> sigmas, in place of a named scheduler."""
 
+MOST_STEPS = 1_000_000
+"""Of a whole schedule: more would fill the memory before the first step is taken."""
+
 
 @dataclass(frozen=True)
 class SampleSettings:
@@ -56,6 +59,11 @@ class SampleSettings:
             raise InputError(f"steps {self.steps} must be at least 1")
         if not is_number(self.denoise) or not 0 < self.denoise <= 1:
             raise InputError(f"denoise {self.denoise!r} must be above 0 and at most 1")
+        if self.steps > MOST_STEPS * self.denoise:
+            raise InputError(
+                f"steps {self.steps} at denoise {self.denoise} are part of a schedule of more than {MOST_STEPS} steps. "
+                "Take fewer steps, or more denoise"
+            )
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed {self.seed} must be from 0 to 2^64 - 1")
         if not is_number(self.cfg) or not 0 <= self.cfg < 1e6:
@@ -79,8 +87,14 @@ class SampleSettings:
             sigmas = self._called(self.scheduler_func, model)
         if not all(map(math.isfinite, sigmas)):
             raise InputError(f"{source} gives NaN or infinity for {self.total_steps} steps. Take more steps")
+        run = sigmas[self.first_step : self.total_steps + 1]  # what is not run may stand still
+        if min(sigmas, default=0.0) < 0 or 0 in run[:-1]:
+            raise InputError(
+                f"{source} gives {sigmas!r:.80}: sigmas must be above 0, but for the last. "
+                "Return steps + 1 of them, falling to 0"
+            )
         if self.sampler_name in NEED_FALLING_SIGMAS:
-            for sigma, sigma_next in pairwise(sigmas[self.first_step :]):  # what is not run may stand still
+            for sigma, sigma_next in pairwise(run):
                 if sigma_next >= sigma:
                     raise InputError(
                         f"{source} does not fall from sigma {sigma:g} on in {self.total_steps} steps, and "
@@ -92,7 +106,7 @@ class SampleSettings:
         returned = scheduler_func(model, self.sampler_name, self.total_steps)
         try:
             return [float(sigma) for sigma in returned]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"scheduler_func must return sigmas, not {returned!r:.80}") from None
 
 
@@ -102,6 +116,14 @@ class NoiseMask:
 
     mask: Tensor
     differential: bool = False
+
+    def __post_init__(self) -> None:
+        mask = self.mask
+        if not isinstance(mask, Tensor) or mask.ndim != 3 or not mask.numel() or mask.is_complex():
+            what = tuple(mask.shape) if isinstance(mask, Tensor) else f"{mask!r:.80}"
+            raise InputError(f"noise_mask must be a tensor (n, h, w) of real numbers, not {what}")
+        if not torch.isfinite(mask).all():
+            raise InputError("noise_mask holds NaN or infinity. Give numbers in 0..1")
 
 
 def ksample(
@@ -134,19 +156,23 @@ def ksample(
         raise InputError(f"model must be the model of a pipe from load_pipe, not {type(model).__name__}")
     if not isinstance(latent, Tensor) or latent.ndim != 4 or latent.shape[1] != 4 or not latent.numel():
         raise InputError(f"latent must be a tensor (f, 4, lh, lw), not {getattr(latent, 'shape', latent)!r:.80}")
+    if latent.is_complex() or not torch.isfinite(latent).all():
+        raise InputError("latent holds NaN, infinity or complex numbers. Encode the frames again")
+    if on_step is not None and not callable(on_step):
+        raise InputError(f"on_step must be called with (step, steps): {on_step!r:.80}")
     settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func)
-    if isinstance(noise_mask, Tensor):
+    if noise_mask is not None and not isinstance(noise_mask, NoiseMask):
         noise_mask = NoiseMask(_mask_of_pictures(noise_mask))
     return sample(model, settings, positive, negative, latent.float(), noise_mask, on_step)
 
 
 def _mask_of_pictures(mask: Tensor) -> Tensor:
-    """(n, h, w) of a mask given as (h, w), (n, h, w) or (n, 1, h, w)."""
-    if mask.ndim == 4 and mask.shape[1] == 1:
+    """(n, h, w) of a mask given as (h, w), (n, h, w) or (n, 1, h, w); anything else as it is."""
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return mask[None]
+    if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1] == 1:
         return mask[:, 0]
-    if mask.ndim not in (2, 3) or not mask.numel():
-        raise InputError(f"noise_mask must be (n, h, w), not {tuple(mask.shape)}")
-    return mask.reshape(-1, *mask.shape[-2:])
+    return mask
 
 
 def sample(
@@ -219,7 +245,7 @@ def sample_part(
     if noise_mask is not None:
         held_noise = noise
         if settings.sampler_name in OWN_MASK_NOISE:
-            held_noise = initial_noise(latent.shape, (settings.seed + 1) % 2**64).to(noise)
+            held_noise = initial_noise(latent.shape, (int(settings.seed) + 1) % 2**64).to(noise)
         denoise = Masked(guided, _mask_at(noise_mask, clean, model, sigmas), clean, held_noise)
 
     last_denoised: Tensor | None = None

@@ -83,9 +83,10 @@ def sample_ddpm(run: Run, x: Tensor) -> Tensor:
         alpha_bar, alpha_bar_next = 1 / (sigma**2 + 1), 1 / (sigma_next**2 + 1)
         alpha = alpha_bar / alpha_bar_next
         eps = slope(x, denoised, sigma)
-        x = (x * math.sqrt(alpha_bar) - (1 - alpha) / math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha)
+        noisy, noisy_next = sigma**2 * alpha_bar, sigma_next**2 * alpha_bar_next  # 1 - alpha_bar without its rounding
+        x = (x * math.sqrt(alpha_bar) - (1 - alpha) / math.sqrt(noisy) * eps) / math.sqrt(alpha)
         if sigma_next > 0:
-            spread = math.sqrt(max(0.0, 1 - alpha) * (1 - alpha_bar_next) / (1 - alpha_bar))
+            spread = math.sqrt(max(0.0, 1 - alpha) * noisy_next / noisy)
             x = (x + spread * noise(sigma, sigma_next)) / math.sqrt(alpha_bar_next)
     return x
 
