@@ -89,6 +89,14 @@ def windows(frames: int, options: ContextOptions | None, step: int = 0) -> list[
     return _SCHEDULES[options.schedule](frames, options, step)
 
 
+def frames_of(values: Tensor, window: Window) -> Tensor:
+    """``values[window]``; a view where the frames follow each other, since a list is an upload that a GPU waits for."""
+    first, count = window[0], len(window)
+    if window == list(range(first, first + count)):
+        return values[first : first + count]
+    return values[window]
+
+
 def _static(frames: int, options: ContextOptions, step: int) -> list[Window]:
     """Evenly shifted windows; the last one is moved back so that it has the full length."""
     last = frames - options.context_length
@@ -191,7 +199,10 @@ _WEIGHTS: dict[str, Callable[[Window, int, int], Tensor]] = {
 
 
 def check_context(frames: int, positions: int | None, options: ContextOptions | None, steps: int = 1) -> None:
-    """Raise unless every window fits the motion module's positions, and at every step every frame is in one."""
+    """Raise unless every window fits the motion module's positions, and at every step every frame is in one.
+
+    Weighed ``relative``, a frame that is in none has the estimate 0, as in the reference.
+    """
     if positions is None:
         return
     if options is None:
@@ -208,7 +219,7 @@ def check_context(frames: int, positions: int | None, options: ContextOptions | 
         )
     for step in range(steps):
         covered = {frame for window in windows(frames, options, step) for frame in window}
-        wrong = covered.symmetric_difference(range(frames))
+        wrong = covered - set(range(frames)) if options.fuse == "relative" else covered ^ set(range(frames))
         if wrong:
             raise InputError(
                 f"{options.schedule} windows of {options.context_length} frames, stride {options.context_stride} and "
@@ -228,4 +239,4 @@ def fuse(estimates: Sequence[Tensor], spans: Sequence[Window], frames: int, opti
         shape = (-1, *[1] * (total.ndim - 1))
         total[list(place)] += estimate[list(place.values())] * weights.view(shape)
         count[list(place)] += weights
-    return total / count.view(-1, *[1] * (total.ndim - 1))
+    return total / count.clamp(min=1e-37).view(-1, *[1] * (total.ndim - 1))

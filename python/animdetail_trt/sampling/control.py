@@ -18,6 +18,7 @@ from torch import Tensor
 from animdetail_trt.backends.interface import ControlRunner
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import InputError
+from animdetail_trt.sampling.context import frames_of
 
 PIXELS_PER_LATENT = 8
 
@@ -89,7 +90,7 @@ def control_residuals(
     hints = control.hints(PIXELS_PER_LATENT * latents.shape[3], PIXELS_PER_LATENT * latents.shape[4])
     if len(hints) > 1:
         numbers = range(latents.shape[1]) if frames is None else frames
-        hints = hints[[min(number, len(hints) - 1) for number in numbers]]
+        hints = frames_of(hints, [min(number, len(hints) - 1) for number in numbers])
     residuals = control.control_net(latents, timestep, tokens, hints)
     if control.control_net.global_average_pooling:
         residuals = [residual.mean(dim=(2, 3), keepdim=True).expand_as(residual) for residual in residuals]

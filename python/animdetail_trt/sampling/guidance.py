@@ -12,7 +12,7 @@ from torch import Tensor
 
 from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.sampling.conditioning import Entry, with_counterparts, within
-from animdetail_trt.sampling.context import ContextOptions, Window, fuse, windows
+from animdetail_trt.sampling.context import ContextOptions, Window, frames_of, fuse, windows
 from animdetail_trt.sampling.control import control_residuals
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
@@ -83,13 +83,13 @@ class Guided:
         fused = []
         for side in range(len(sides)):
             per_window = [
-                _average(x[window], [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)])
+                _average(frames_of(x, window), [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)])
                 for index, window in enumerate(spans)
             ]
-            if self.context is None or len(spans) == 1:
-                (single,) = per_window
-                fused.append(single)
-            else:
+            if self.context is None or spans == [list(range(frames))]:
+                (whole,) = per_window
+                fused.append(whole)
+            else:  # a single window too, where it loops: it need not begin with the first frame
                 fused.append(fuse(per_window, spans, frames, self.context))
         return fused
 
@@ -100,8 +100,8 @@ class Guided:
             kinds[job.kind].append(job)
         found: list[tuple[Job, Tensor]] = []
         for alike in kinds.values():
-            frames, _, height, width = within(x, alike[0].entry.area)[alike[0].window].shape
-            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
+            height, width = within(x, alike[0].entry.area).shape[-2:]
+            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // len(alike[0].window))
             for start in range(0, len(alike), at_once):
                 batch = alike[start : start + at_once]
                 found += zip(batch, self._call_or_halve(batch, x, sigma), strict=True)
@@ -118,7 +118,7 @@ class Guided:
         return [out for part in (batch[:half], batch[half:]) for out in self._call_or_halve(part, x, sigma)]
 
     def _call(self, batch: Sequence[Job], x: Tensor, sigma: float) -> Tensor:
-        latents = torch.stack([within(x, job.entry.area)[job.window] for job in batch])
+        latents = torch.stack([frames_of(within(x, job.entry.area), job.window) for job in batch])
         tokens = torch.stack([job.entry.tokens for job in batch])
         scaled = latents / self.model_sampling.input_scale(sigma)
         timestep = self.model_sampling.timestep(sigma)
