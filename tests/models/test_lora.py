@@ -331,6 +331,8 @@ def test_other_models_are_no_loras(tiny: Path) -> None:
         ({"loras": [(3, 1.0)]}, "a path is 3"),
         ({"loras": [("a.safetensors", float("nan"))]}, "strength of a.safetensors must be a finite number"),
         ({"loras": [("a.safetensors", "1")]}, "strength of a.safetensors must be a finite number"),
+        ({"loras": [("a.safetensors", 1e300)]}, "strength of a.safetensors must be a finite number"),
+        ({"motion_loras": [("a.safetensors", 10**400)]}, "strength of a.safetensors must be a finite number"),
         ({"motion_loras": [("a.safetensors", 1.0)]}, "need a motion module"),
         ({"motion_effect": 0.5}, "need a motion module"),
         ({"motion_scale": float("inf")}, "motion_scale must be a finite number"),

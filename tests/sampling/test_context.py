@@ -13,6 +13,7 @@ from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.context import (
     ContextOptions,
     check_context,
+    frames_of,
     fuse,
     ordered_halving,
     window_weights,
@@ -87,6 +88,26 @@ def test_averaging_what_agrees_changes_nothing(clip: tuple[int, ContextOptions])
 def test_weights(fuse_method: str, window: list[int], expected: list[float]) -> None:
     options = ContextOptions(context_length=6, context_overlap=3, fuse_method=fuse_method)
     assert window_weights(window, 10, options).tolist() == pytest.approx(expected, abs=1e-30)
+
+
+def test_weighed_relative_a_frame_in_no_window_is_nought() -> None:
+    options = ContextOptions("standard_uniform", 5, 2, context_stride=2, fuse_method="relative")
+    check_context(11, 16, options, 4)
+    spans = windows(11, options, 2)
+    x = torch.ones(11, 4, 2, 2)
+    fused = fuse([x[span] for span in spans], spans, 11, options)
+    unseen = sorted(set(range(11)) - {frame for span in spans for frame in span})
+    assert unseen
+    assert not fused[unseen].any()
+    with pytest.raises(InputError, match="do not cover 11 frames"):
+        check_context(11, 16, ContextOptions("standard_uniform", 5, 2, context_stride=2), 4)
+
+
+def test_frames_that_follow_each_other_are_a_view() -> None:
+    values = torch.arange(6)
+    assert frames_of(values, [2, 3, 4]).data_ptr() == values[2:].data_ptr()
+    for window in ([2, 3, 4], [4, 5, 0], [1, 3, 5], [3], [2, 2]):
+        assert frames_of(values, window).tolist() == window
 
 
 def test_ordered_halving() -> None:

@@ -80,6 +80,16 @@ def test_windows_and_prompts_share_calls_as_far_as_memory_goes() -> None:
     assert all(torch.equal(out, outs[0]) for out in outs)
 
 
+@pytest.mark.parametrize("step", range(4))
+def test_one_window_that_loops_keeps_the_frames_order(step: int) -> None:
+    """A clip as long as the window: from step to step the one window begins at another frame."""
+    context = adt.ContextOptions("looped_uniform", context_length=6, context_overlap=1, use_on_equal_length=True)
+    x = torch.randn(6, 4, 6, 6)
+    denoise = guided(Recorder(), [entry(2.0)], context=context)
+    denoise.step = step
+    torch.testing.assert_close(denoise(x, SIGMA), guided(Recorder(), [entry(2.0)])(x, SIGMA))
+
+
 def test_a_call_that_finds_no_memory_is_halved() -> None:
     context = adt.ContextOptions(context_length=4, context_overlap=1)
     x = torch.randn(10, 4, 6, 6)

@@ -83,7 +83,10 @@ class Guided:
         fused = []
         for side in range(len(sides)):
             per_window = [
-                _average(frames_of(x, window), [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)])
+                _average(
+                    frames_of(x, window),
+                    [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)],
+                )
                 for index, window in enumerate(spans)
             ]
             if self.context is None or spans == [list(range(frames))]:
