@@ -36,6 +36,8 @@ def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     shutil.copy(tiny_checkpoint, "sd15.safetensors")
     shutil.copy(tiny / "tiny_mm_v3.safetensors", "mm_sd15_v3.safetensors")
+    shutil.copy(tiny / "tiny_lora.safetensors", "style.safetensors")
+    shutil.copy(tiny / "tiny_controlnet.safetensors", "control_tile.safetensors")
     write_mask(Path("masks/all.png"), (176, 144), (60, 40, 100, 90))
     Path("segs.json").write_text('{"size": [144, 176], "segs": [{"bbox": [60, 40, 100, 90], "label": "face"}]}')
     return tmp_path
@@ -76,7 +78,7 @@ def test_the_other_shell_commands_are_what_ci_runs() -> None:
 
 @pytest.mark.usefixtures("user_files")
 def test_every_python_block() -> None:
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     names: dict[str, object] = {}
     for block in PYTHON:
         exec(block, names)

@@ -260,7 +260,8 @@ LATENT = torch.zeros(2, 4, 4, 5)
 BAD: list[tuple[str, Callable[..., Any], str]] = [
     ("touch_scaled_size", lambda w, h: None, r"returned NoneType; it must return \(w, h\)"),
     ("touch_scaled_size", lambda w, h: (w, 4), r"returned \(40, 4\)"),
-    ("touch_scaled_size", lambda w, h: (w, 40.5), "whole numbers from 8 on"),
+    ("touch_scaled_size", lambda w, h: (w, 40.5), "whole numbers from 8 to 16384"),
+    ("touch_scaled_size", lambda w, h: (10**6, h), "whole numbers from 8 to 16384"),
     ("touch_scaled_size", lambda w, h: w, "returned 40;"),
     ("post_upscale", lambda x: None, r"returned NoneType; it must return \(2, 32, 40, 3\) of floats"),
     ("post_upscale", lambda x: x[:1], r"returned Tensor \(1, 32, 40, 3\) of torch.float32"),

@@ -45,6 +45,7 @@ METHODS = (
     "get_custom_noise", "pre_decode", "post_decode", "post_paste",
 )  # fmt: skip
 REFERENCE_METHODS = ("post_paste",)
+LONGEST_SIDE_PX = 16_384  # of the node's own guide_size
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Hooks:
         return method in self._methods
 
     def touch_scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height), at least one latent's."""
+        """(width, height), at least one latent's and at most LONGEST_SIDE_PX each."""
         if not self.has("touch_scaled_size"):
             return size
         returned = self._call("touch_scaled_size", *size)
@@ -83,8 +84,9 @@ class Hooks:
             width, height = returned
         except (TypeError, ValueError):
             width = height = None
-        if not all(is_whole(side) and side >= PIXELS_PER_LATENT for side in (width, height)):
-            raise self._wrong("touch_scaled_size", returned, f"(w, h), whole numbers from {PIXELS_PER_LATENT} on")
+        if not all(is_whole(side) and PIXELS_PER_LATENT <= side <= LONGEST_SIDE_PX for side in (width, height)):
+            expected = f"(w, h), whole numbers from {PIXELS_PER_LATENT} to {LONGEST_SIDE_PX}"
+            raise self._wrong("touch_scaled_size", returned, expected)
         return int(width), int(height)
 
     def post_upscale(self, pixels: Tensor) -> Tensor:
