@@ -39,7 +39,7 @@ class TorchUNet:
     ) -> Tensor:
         batch, frames = latents.shape[:2]
         latents = latents.to(self.device, self.dtype)
-        time = torch.tensor([timestep], dtype=torch.float32, device=self.device)
+        time = torch.full((1,), timestep, dtype=torch.float32, device=self.device)
         # Frames are the batch of the spatial layers: every frame reads its window's prompt, or its own.
         tokens = tokens.to(self.device, self.dtype).expand(-1, frames, -1, -1).flatten(0, 1)
         control: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class TorchControlNet:
     @torch.inference_mode()
     def __call__(self, latents: Tensor, timestep: float, tokens: Tensor, hints: Tensor) -> list[Tensor]:
         batch, frames = latents.shape[:2]
-        time = torch.tensor([timestep], dtype=torch.float32, device=self.device)
+        time = torch.full((1,), timestep, dtype=torch.float32, device=self.device)
         skips, middle = self.module(
             latents.flatten(0, 1).to(self.device, self.dtype),
             time,

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt import ops
-from animdetail_trt.checks import is_number
+from animdetail_trt.checks import is_finite
 from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
@@ -37,7 +37,7 @@ class SizeSettings:
 
     def __post_init__(self) -> None:
         for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
-            if not is_number(value) or not 0 < value < math.inf:
+            if not is_finite(value) or value <= 0:
                 raise InputError(f"{name} {value!r} must be a number above 0 and finite")
 
 

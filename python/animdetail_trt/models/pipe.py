@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
 from animdetail_trt.backends.torch_backend import TorchUNet, TorchVae
-from animdetail_trt.checks import is_number
+from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import Placement, StateDict, read_tensors, reading, require_kind, shapes_of
 from animdetail_trt.models.lora import LoraFiles, check_lora_files, merge_loras
@@ -99,7 +98,7 @@ def load_pipe(
     """
     loras, motion_loras = check_lora_files("loras", loras), check_lora_files("motion_loras", motion_loras)
     for name, factor in (("motion_scale", motion_scale), ("motion_effect", motion_effect)):
-        if not is_number(factor) or not math.isfinite(factor):
+        if not is_finite(factor):
             raise InputError(f"{name} must be a finite number, not {factor!r}")
     if motion_module is None and (motion_loras or (motion_scale, motion_effect) != (1, 1)):
         raise InputError("motion_loras, motion_scale and motion_effect need a motion module. Give motion_module=path")
