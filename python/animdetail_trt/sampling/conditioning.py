@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import InputError
-from animdetail_trt.sampling.context import Window, frames_of
+from animdetail_trt.sampling.context import Window, frames_of, repeated
 from animdetail_trt.sampling.control import Control
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
@@ -62,9 +62,9 @@ class Entry:
         or are cut to their number."""
         tokens, mask = self.tokens, self.mask
         if len(tokens) > 1:
-            tokens = frames_of(tokens, window) if len(tokens) == frames else _repeated(tokens, len(window))
+            tokens = frames_of(tokens, window) if len(tokens) == frames else repeated(tokens, len(window))
         if mask is not None:
-            mask = frames_of(mask, window) if len(mask) == frames else _repeated(mask, len(window))
+            mask = frames_of(mask, window) if len(mask) == frames else repeated(mask, len(window))
         return replace(self, tokens=tokens, mask=mask)
 
     def share(self, height: int, width: int) -> Tensor:
@@ -232,8 +232,3 @@ def _feathered(area: Area, height: int, width: int, fuzz: int = 8) -> Tensor:
             ramp[-length:] *= torch.arange(length, 0, -1) / length
         share *= ramp[:, None] if axis == 0 else ramp
     return share
-
-
-def _repeated(values: Tensor, frames: int) -> Tensor:
-    """(frames, ...) of ``values`` (n, ...): over and over where there are fewer, the first where there are more."""
-    return values.repeat(-(-frames // len(values)), *[1] * (values.ndim - 1))[:frames]

@@ -97,6 +97,11 @@ def frames_of(values: Tensor, window: Window) -> Tensor:
     return values[window]
 
 
+def repeated(values: Tensor, frames: int) -> Tensor:
+    """(frames, ...) of ``values`` (n, ...): over and over where there are fewer, the first where there are more."""
+    return values.repeat(-(-frames // len(values)), *[1] * (values.ndim - 1))[:frames]
+
+
 def _static(frames: int, options: ContextOptions, step: int) -> list[Window]:
     """Evenly shifted windows; the last one is moved back so that it has the full length."""
     last = frames - options.context_length

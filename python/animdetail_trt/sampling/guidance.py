@@ -79,16 +79,12 @@ class Guided:
             for entry in entries
             if entry.holds_at(sigma)
         ]
-        found = self._run(jobs, x, sigma)
+        found: dict[tuple[int, int], list[tuple[Job, Tensor]]] = defaultdict(list)
+        for job, estimate in self._run(jobs, x, sigma):
+            found[job.side, job.window_index].append((job, estimate))
         fused = []
         for side in range(len(sides)):
-            per_window = [
-                _average(
-                    frames_of(x, window),
-                    [(job, out) for job, out in found if (job.side, job.window_index) == (side, index)],
-                )
-                for index, window in enumerate(spans)
-            ]
+            per_window = [_average(frames_of(x, window), found[side, index]) for index, window in enumerate(spans)]
             if self.context is None or spans == [list(range(frames))]:
                 (whole,) = per_window
                 fused.append(whole)

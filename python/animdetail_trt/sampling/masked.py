@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from animdetail_trt.sampling.context import repeated
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
 
@@ -30,14 +31,7 @@ MaskAt: TypeAlias = Callable[[float], Tensor]
 def latent_mask(noise_mask: Tensor, latent: Tensor) -> Tensor:
     """noise_mask (n, h, w) in 0..1, n = 1 or f, resized bilinear to the latent's size -> (f or 1, 1, lh, lw)."""
     mask = F.interpolate(noise_mask.float()[:, None], size=latent.shape[-2:], mode="bilinear", align_corners=False)
-    return _repeat_to(mask, latent.shape[0]).to(latent.device)
-
-
-def _repeat_to(mask: Tensor, frames: int) -> Tensor:
-    if mask.shape[0] in (1, frames):
-        return mask
-    repeats = -(-frames // mask.shape[0])
-    return mask.repeat(repeats, 1, 1, 1)[:frames]
+    return (mask if len(mask) == 1 else repeated(mask, latent.shape[0])).to(latent.device)
 
 
 @dataclass(frozen=True)
