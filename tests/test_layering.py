@@ -15,14 +15,15 @@ MAY_IMPORT = {
     "segs": set(),
     "geometry": {"errors", "segs"},
     "ops": {"errors", "segs", "_C"},
-    "backends": {"errors"},
+    "trt": {"errors", "checks", "__version__"},
+    "backends": {"errors", "trt"},
     "sampling": {"errors", "checks", "backends"},
-    "models": {"errors", "checks", "backends", "sampling"},
+    "models": {"errors", "checks", "backends", "sampling", "trt", "__version__"},
     "detailer": {"errors", "checks", "segs", "geometry", "ops", "backends", "sampling"},
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},
     "__main__": {"cli"},
-    "cli": {"errors", "segs", "models", "backends", "sampling", "detailer", "media", "detect", "__version__", "_C"},
+    "cli": {"errors", "segs", "models", "backends", "trt", "sampling", "detailer", "media", "detect", "__version__", "_C"},
 }
 
 

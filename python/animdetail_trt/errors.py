@@ -29,3 +29,11 @@ class MediaError(AnimDetailError):
 
 class UnavailableError(AnimDetailError):
     """Something optional is needed here and not installed; the message holds the command that installs it."""
+
+
+class EngineError(AnimDetailError):
+    """A graph or an engine cannot be made, read or run."""
+
+
+class UncoveredError(EngineError):
+    """An engine was not built for what it is asked; another way of running the model can take over."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,11 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 class FakePipe:
+    """The report asks it what ran its models."""
+
+    model = SimpleNamespace(unet=SimpleNamespace(name="torch"))
+    vae = SimpleNamespace(name="torch")
+
     def with_prompt(self, positive: str, negative: str) -> FakePipe:
         self.prompts = positive, negative
         return self

@@ -61,7 +61,7 @@ def test_video_with_everything(
     assert report["detail"]["segments"][0]["crop_region"] == list(CROP)
     assert set(report["phases_ms"]) == {"check", "read", "find", "load", "detail", "write", "preview"}
     assert report["versions"]["torch"] == torch.__version__
-    assert report["runs_on"]["backend"] == "torch"
+    assert report["runs_on"]["unet"] == report["runs_on"]["vae"] == "torch"
     assert Image.open(tmp_path / "sheet.png").width > 500
     assert read_segs(tmp_path / "kept.json")[1][0].crop_region == CROP
 

@@ -216,7 +216,7 @@ def test_a_quantised_checkpoint_is_named(tiny: Path, tmp_path: Path) -> None:
 def test_unknown_choices_list_the_known(tiny: Path) -> None:
     sd15 = tiny / "tiny_sd15.safetensors"
     for arguments, words in (
-        ({"backend": "tensorflow"}, "unknown backend 'tensorflow'. Choose auto or torch"),
+        ({"backend": "tensorflow"}, "unknown backend 'tensorflow'. Choose one of auto, torch"),
         ({"dtype": "int8"}, "unknown dtype 'int8'. Choose auto, float32"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "mps"}, "device 'mps' is not supported"),

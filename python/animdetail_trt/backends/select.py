@@ -1,4 +1,4 @@
-"""Which device, precision and backend a run uses, and why not another."""
+"""Which device, precision and backend a run uses."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 from animdetail_trt.errors import InputError, UnavailableError
 
-BACKEND_NAMES = ("auto", "torch")
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BACKEND_NAMES = ("auto", "torch", "compile", "tensorrt", "tensorrt_rtx", "onnxruntime")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -30,13 +30,20 @@ def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     name = str(name).removeprefix("torch.")
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in _DTYPES:
-        raise InputError(f"unknown dtype {name!r}. Choose auto, {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}. Choose auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
-def choose_backend(name: str) -> str:
-    """The one backend of this version is torch."""
+def choose_backend(name: str, device: torch.device) -> str:
+    """A name of BACKEND_NAMES that this device can run."""
     if name not in BACKEND_NAMES:
-        raise InputError(f"unknown backend {name!r}. Choose {' or '.join(BACKEND_NAMES)}")
-    return "torch"
+        raise InputError(f"unknown backend {name!r}. Choose one of {', '.join(BACKEND_NAMES)}")
+    if name in ("tensorrt", "tensorrt_rtx") and device.type != "cuda":
+        raise UnavailableError(
+            f"backend {name!r} runs engines on a CUDA GPU, and the device is {device}. Use backend='auto', which takes "
+            "torch where there is no GPU"
+        )
+    if name == "onnxruntime" and device.type != "cpu":
+        raise InputError(f"backend 'onnxruntime' checks graphs on the CPU; the device is {device}. Use device='cpu'")
+    return name

@@ -17,6 +17,8 @@ VAE_MEMORY_BYTES = 2 << 30
 class TorchUNet:
     """A diffusers UNet2DConditionModel (``positions`` None) or UNetMotionModel as a UNetRunner."""
 
+    name = "torch"
+
     def __init__(self, module: Any, positions: int | None) -> None:
         self.module = module
         self.positions = positions
@@ -79,6 +81,8 @@ class TorchControlNet:
 
 class TorchVae:
     """A diffusers AutoencoderKL as a VaeRunner."""
+
+    name = "torch"
 
     def __init__(self, module: Any, *, memory_bytes: int = VAE_MEMORY_BYTES) -> None:
         self.module = module

@@ -236,7 +236,7 @@ def _run_models(
         with timings.phase("preview"), display.phase("drawing the contact sheet"):
             _write_preview(args, clip, frames, segs)
     if args.report:
-        write_report(args, clip, segs, report, timings.elapsed_ms)
+        write_report(args, clip, segs, pipe, report, timings.elapsed_ms)
 
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
@@ -293,8 +293,9 @@ def _check_names(args: argparse.Namespace) -> None:
             raise InputError(f"{flag} {name!r} is unknown. Choose one of: {', '.join(names)}.")
     if args.beta_schedule != "autoselect":
         check_beta_schedule(args.beta_schedule)
-    choose_backend(args.backend)
-    choose_dtype(args.dtype, choose_device(args.device))
+    device = choose_device(args.device)
+    choose_backend(args.backend, device)
+    choose_dtype(args.dtype, device)
     _context(args)
 
 

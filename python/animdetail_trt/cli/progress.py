@@ -19,6 +19,9 @@ from animdetail_trt.detailer.report import Observer
 Tick = Callable[[int], None]
 """Called with how much is done so far."""
 
+Steps = Callable[[str, int, int], None]
+"""Called with a phase, the steps of it that are done, and how many there are."""
+
 
 class Observers(Observer):
     """Passes every call on to several observers, in order."""
@@ -58,6 +61,11 @@ class Display:
         """A part of the run with ``total`` things to do, if that is known; call the Tick as they are done."""
         yield lambda done: None
 
+    @contextmanager
+    def steps(self, description: str) -> Iterator[Steps]:
+        """A part of the run that goes through phases of its own, told of as they go."""
+        yield lambda phase, done, steps: None
+
     def note(self, text: str) -> None:
         """Something to be read beside the progress."""
         print(text, file=sys.stderr)
@@ -79,6 +87,11 @@ class Lines(Display):
         start = time.perf_counter()
         yield lambda done: None
         self._console.print(f"{description}: {time.perf_counter() - start:.1f} s", highlight=False, markup=False)
+
+    @contextmanager
+    def steps(self, description: str) -> Iterator[Steps]:
+        with self.phase(description):
+            yield lambda phase, done, steps: None
 
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
@@ -108,6 +121,17 @@ class Bars(Display):
         yield tick
         done = done_so_far[0] or 1
         self._progress.update(task, total=done, completed=done)
+
+    @contextmanager
+    def steps(self, description: str) -> Iterator[Steps]:
+        task = self._progress.add_task(escape(description), total=None, unit="")
+
+        def step(phase: str, done: int, steps: int) -> None:
+            told = escape(f"{description}: {phase.lower()}")
+            self._progress.update(task, description=told, completed=done, total=steps, unit="steps")
+
+        yield step
+        self._progress.update(task, description=escape(description), total=1, completed=1, unit="")
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)

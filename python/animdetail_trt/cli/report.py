@@ -16,6 +16,7 @@ from animdetail_trt.media.staging import staged_file
 if TYPE_CHECKING:
     from animdetail_trt.detailer.report import RunReport
     from animdetail_trt.media.clip import Clip
+    from animdetail_trt.models.pipe import BasicPipe
     from animdetail_trt.segs import SEGS
 
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "av", "safetensors", "opencv-python-headless")
@@ -23,19 +24,19 @@ _NOT_PARAMETERS = {"run", "quiet"}
 
 
 def write_report(
-    args: argparse.Namespace, clip: Clip, segs: SEGS, run: RunReport, elapsed_ms: Mapping[str, float]
+    args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: BasicPipe, run: RunReport, elapsed_ms: Mapping[str, float]
 ) -> None:
     """Write ``args.report``: all that is needed to run this again, and what it took."""
     with staged_file(args.report) as partial:
         partial.write_text(
-            json.dumps(build_report(args, clip, segs, run, elapsed_ms), indent=2) + "\n", encoding="utf-8"
+            json.dumps(build_report(args, clip, segs, pipe, run, elapsed_ms), indent=2) + "\n", encoding="utf-8"
         )
 
 
 def build_report(
-    args: argparse.Namespace, clip: Clip, segs: SEGS, run: RunReport, elapsed_ms: Mapping[str, float]
+    args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: BasicPipe, run: RunReport, elapsed_ms: Mapping[str, float]
 ) -> dict[str, Any]:
-    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+    from animdetail_trt.backends.select import choose_device, choose_dtype
 
     frames, height, width, _ = clip.frames.shape
     device = choose_device(args.device)
@@ -51,7 +52,8 @@ def build_report(
         "runs_on": {
             "device": str(device),
             "dtype": str(choose_dtype(args.dtype, device)).removeprefix("torch."),
-            "backend": choose_backend(args.backend),
+            "unet": getattr(pipe.model.unet, "name", "unknown"),
+            "vae": getattr(pipe.vae, "name", "unknown"),
             "machine": platform.platform(),
         },
         "phases_ms": {name: round(value, 3) for name, value in elapsed_ms.items()},

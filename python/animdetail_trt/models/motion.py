@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError
-from animdetail_trt.models.checkpoint import StateDict, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import StateDict, read_shapes, read_tensors, require_kind, shapes_of
 from animdetail_trt.models.lora import LoraFiles, merge_motion_loras
 from animdetail_trt.models.lora_names import plain_name
 
@@ -63,6 +63,13 @@ def load_motion_module(path: str | Path) -> MotionModule:
     else:
         version = "v3" if positions == 32 else "v1"
     return MotionModule(_to_diffusers(raw, path), version, positions, str(path), distilled)
+
+
+def positions_of(path: str | Path) -> int:
+    """The frames that a motion module has positions for, from the file's header alone."""
+    shapes = read_shapes(path)
+    require_kind(path, shapes, ("motion-module",), "a motion module for SD 1.5")
+    return next((shape[1] for key, shape in shapes.items() if key.endswith(_POSITION_TABLE)), ANIMATE_LCM_POSITIONS)
 
 
 def _computed_tables(raw: StateDict) -> StateDict:

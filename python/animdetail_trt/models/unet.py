@@ -72,6 +72,13 @@ def build_unet(tensors: StateDict, motion: MotionModule | None, source: str, pla
     tensors: the spatial UNet, diffusers layout
     source: what error messages call the file
     """
+    unet = assemble_unet(tensors, motion, source, place)
+    use_reference_order(unet.module, place)
+    return unet
+
+
+def assemble_unet(tensors: StateDict, motion: MotionModule | None, source: str, place: Placement) -> UNet:
+    """As ``build_unet``, with attention as diffusers has it."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
@@ -95,5 +102,4 @@ def build_unet(tensors: StateDict, motion: MotionModule | None, source: str, pla
         tensors = tensors | motion.tensors
         source = f"{source} with {motion.source}"
     load_exactly(module, tensors, source, place)
-    use_reference_order(module, place)
     return UNet(module, None if motion is None else motion.positions)

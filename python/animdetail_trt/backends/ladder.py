@@ -1,0 +1,135 @@
+"""Several ways to run one model, tried from the fastest down; one line says why one was passed over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.backends.interface import UNetRunner, VaeRunner
+from animdetail_trt.errors import EngineError, UncoveredError
+
+logger = logging.getLogger(__name__)
+
+Runner = TypeVar("Runner")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Rung(Generic[Runner]):
+    """One way. open: makes the runner when it is first needed."""
+
+    name: str
+    open: Callable[[], Runner]
+    runner: Runner | None = None
+    broken: bool = False
+    told: set[str] = field(default_factory=set)
+
+    def get(self) -> Runner:
+        if self.runner is None:
+            self.runner = self.open()
+        return self.runner
+
+
+class Ladder(Generic[Runner]):
+    """what: "UNet" or "VAE", for the lines; rungs: fastest first, the last of them able to run anything."""
+
+    def __init__(self, what: str, rungs: Sequence[Rung[Runner]]) -> None:
+        self.what = what
+        self.rungs = rungs
+        self.used = rungs[0].name
+        """The rung of the last call."""
+
+    def climb(self, call: Callable[[Runner], Result], *, divisible: bool = False) -> Result:
+        """What ``call`` makes of the first runner that can do it.
+
+        A runner that does not cover the call is passed over for it alone, one that fails for good. Out of memory goes
+        on to the next too, unless the caller can divide the call.
+        """
+        for rung, below in zip(self.rungs, [*self.rungs[1:], None], strict=True):
+            if rung.broken:
+                continue
+            try:
+                result = call(rung.get())
+                self.used = rung.name
+                return result
+            except UncoveredError as error:
+                if below is None:
+                    raise
+                self._tell(rung, below, str(error))
+            except EngineError as error:
+                if below is None:
+                    raise
+                rung.broken = True
+                self._tell(rung, below, str(error))
+            except torch.OutOfMemoryError as error:
+                if below is None or divisible:
+                    raise
+                torch.cuda.empty_cache()
+                self._tell(rung, below, f"out of memory ({error})")
+        raise EngineError(f"nothing is left that could run the {self.what}")
+
+    def _tell(self, rung: Rung[Runner], below: Rung[Runner], reason: str) -> None:
+        if reason not in rung.told:
+            rung.told.add(reason)
+            logger.warning("%s: %s instead of %s: %s", self.what, below.name, rung.name, reason)
+
+
+class LadderUNet:
+    """A UNetRunner over several."""
+
+    def __init__(
+        self, rungs: Sequence[Rung[UNetRunner]], *, positions: int | None, token_dim: int, device: torch.device
+    ) -> None:
+        self.ladder = Ladder("UNet", rungs)
+        self.positions, self.token_dim, self.device = positions, token_dim, device
+
+    @property
+    def name(self) -> str:
+        return self.ladder.used
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height))
+
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        eps = self.ladder.climb(
+            lambda runner: runner(latents, timestep, tokens, residuals), divisible=latents.shape[0] > 1
+        )
+        return eps.to(self.device)
+
+
+class LadderVae:
+    """A VaeRunner over several; out of memory, it halves the frames first."""
+
+    def __init__(self, rungs: Sequence[Rung[VaeRunner]], *, device: torch.device) -> None:
+        self.ladder = Ladder("VAE", rungs)
+        self.device = device
+
+    @property
+    def name(self) -> str:
+        return self.ladder.used
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self._divided(lambda runner, part: runner.encode(part), pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._divided(lambda runner, part: runner.decode(part), latents)
+
+    def _divided(self, call: Callable[[VaeRunner, Tensor], Tensor], frames: Tensor) -> Tensor:
+        try:
+            out = self.ladder.climb(lambda runner: call(runner, frames), divisible=len(frames) > 1)
+            return out.to(self.device)
+        except torch.OutOfMemoryError:
+            if len(frames) == 1:
+                raise
+        half = len(frames) // 2
+        return torch.cat([self._divided(call, part) for part in (frames[:half], frames[half:])])

@@ -1,0 +1,246 @@
+"""``animdetail-trt build-engines``: a user's models as TensorRT engines, built once and found from then on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from animdetail_trt.cli.detail import parse_lora
+from animdetail_trt.cli.numbers import between
+from animdetail_trt.errors import AnimDetailError, CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from animdetail_trt.cli.progress import Display
+    from animdetail_trt.models.engines import Job
+    from animdetail_trt.models.files import ModelFiles
+    from animdetail_trt.trt.flavour import Flavour
+    from animdetail_trt.trt.identity import Target
+    from animdetail_trt.trt.profile import Range
+    from animdetail_trt.trt.recipe import Recipe
+    from animdetail_trt.trt.store import Store
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "build-engines",
+        help="turn models into TensorRT engines, once",
+        description="Turn models into TensorRT engines, once; `detail` and load_pipe find and use them. What is built "
+        "already is not built again. With TensorRT for RTX no GPU is needed here.",
+    )
+    parser.set_defaults(run=run)
+    models = parser.add_argument_group(
+        "models", "as for `detail`; a LoRA is merged, so each set of them is an engine"
+    ).add_argument
+    models("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    models("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
+    models("--refiner", type=Path, help="a checkpoint whose UNet refines, without motion module")
+    models("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; several")
+    models("--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="motion LoRA")
+    models("--motion-scale", type=between(0, 100), default=1.0, help="as for `detail`")
+    models("--motion-effect", type=between(0, 100), default=1.0, help="as for `detail`")
+    models("--controlnet", action="store_true", help="the UNet takes a ControlNet's residuals as well")
+    models("--frame-prompts", action="store_true", help="the UNet takes a prompt for each frame as well")
+    build = parser.add_argument_group("engines").add_argument
+    build(
+        "--engine-dir",
+        type=Path,
+        metavar="DIR",
+        help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
+    )
+    build(
+        "--flavour",
+        default="auto",
+        choices=("auto", "tensorrt", "tensorrt_rtx"),
+        help="auto: tensorrt where it and a GPU are, else tensorrt_rtx",
+    )
+    build(
+        "--target-sm", type=parse_sm, metavar="SM", help="build for this GPU generation, such as 89; needs tensorrt_rtx"
+    )
+    build("--recipe", default="sd15", help="name, or .toml file, of what is built for which sizes")
+    build("--precision", choices=("fp16", "bf16", "fp32"), help="of the UNet")
+    build("--frames", type=_range, metavar="MIN:OPT:MAX", help="frames of a window")
+    build(
+        "--size",
+        type=_sides,
+        action="append",
+        default=[],
+        metavar="MIN:OPT:MAX",
+        help="pixels of a side; several give several profiles",
+    )
+    build(
+        "--check", action="store_true", help="compare every graph with torch before it is built (minutes at full size)"
+    )
+    build("--dry-run", action="store_true", help="say what would be built, how large and how long, and build nothing")
+    build("-q", "--quiet", action="store_true", help="no progress")
+
+
+def parse_sm(text: str) -> str:
+    """``89`` or ``8.9`` as a compute capability."""
+    digits = text.replace(".", "")
+    if not digits.isdigit() or not 2 <= len(digits) <= 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability. Write 89 for 8.9")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _range(text: str) -> Range:
+    from animdetail_trt.trt.recipe import parse_range
+
+    try:
+        return parse_range(text)
+    except AnimDetailError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _sides(text: str) -> Range:
+    from animdetail_trt.trt.recipe import parse_sides
+
+    try:
+        return parse_sides(text)
+    except AnimDetailError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    from animdetail_trt.cli.progress import log_shown, open_display
+    from animdetail_trt.models.engines import jobs_for
+    from animdetail_trt.trt.digests import Digests
+    from animdetail_trt.trt.store import Store
+    from animdetail_trt.trt.system import default_folder
+
+    files = _check_files(args)
+    recipe = _recipe(args)
+    flavour, target = _target(args)
+    store = Store(default_folder() if args.engine_dir is None else args.engine_dir)
+    with open_display(quiet=args.quiet) as display, log_shown(display):
+        with display.phase("reading the models' digests"):
+            variant = _variant(args)
+            jobs = list(jobs_for(files, target, recipe, Digests(store.folder), refiner=args.refiner, variant=variant))
+        if not args.dry_run:
+            for number, job in enumerate(jobs, 1):
+                _build(args, job, f"{number}/{len(jobs)}", store, flavour, display)
+    if args.dry_run:
+        _print_plan(jobs, store, target)
+    return 0
+
+
+def _check_files(args: argparse.Namespace) -> ModelFiles:
+    """What the files' headers tell, before anything is read or built."""
+    from animdetail_trt.models.checkpoint import check_file
+    from animdetail_trt.models.files import ModelFiles
+
+    files = ModelFiles(
+        args.checkpoint,
+        args.motion_module,
+        args.vae,
+        args.lora,
+        args.motion_lora,
+        args.motion_scale,
+        args.motion_effect,
+    )
+    wanted: list[tuple[Path | None, tuple[str, ...], str]] = [
+        (args.checkpoint, ("sd15",), "a checkpoint"),
+        (args.refiner, ("sd15",), "a refiner's checkpoint"),
+        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
+        (args.vae, ("vae", "sd15"), "a VAE"),
+        *((path, ("lora",), "a LoRA") for path, _ in args.lora),
+        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
+    ]
+    for path, kinds, purpose in wanted:
+        if path is not None and not path.is_dir():
+            check_file(path, kinds, purpose)
+        elif path is not None and purpose not in ("a checkpoint", "a refiner's checkpoint"):
+            raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
+    return files
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from animdetail_trt.trt.recipe import read_recipe
+
+    return read_recipe(args.recipe).changed(args.precision, args.size, args.frames)
+
+
+def _variant(args: argparse.Namespace) -> Any:
+    from animdetail_trt.models.engines import UNetVariant
+
+    return UNetVariant(args.controlnet, args.frame_prompts)
+
+
+def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
+    from animdetail_trt.trt.builder import check_target
+    from animdetail_trt.trt.flavour import choose_flavour, find_cards
+    from animdetail_trt.trt.identity import Target
+
+    cards, reason = find_cards()
+    capability = args.target_sm or (cards[0].capability if cards else None)
+    flavour = choose_flavour("tensorrt_rtx" if args.target_sm and args.flavour == "auto" else args.flavour, capability)
+    if args.target_sm and not flavour.builds_ahead and args.target_sm not in {card.capability for card in cards}:
+        raise InputError(f"--target-sm {args.target_sm} is not the GPU of this machine. Use --flavour tensorrt_rtx")
+    if capability is None:
+        raise InputError(
+            f"there is no GPU here to build for ({reason}). Name the one that the engines will run on: --target-sm 89"
+        )
+    return flavour, Target(flavour.name, flavour.version, check_target(flavour, capability))
+
+
+def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavour: Flavour, display: Display) -> None:
+    from animdetail_trt.models.engines import build, unfused_attention
+
+    with display.steps(f"{number} {job.title}") as progress:
+        entry, built = build(
+            job, store, flavour, check=args.check, progress=progress,
+            waiting=lambda: display.note(f"{job.title}: another process is building it; waiting"),
+        )  # fmt: skip
+    unfused = unfused_attention(entry)
+    if unfused:
+        display.note(
+            f"warning: {job.title}: {len(unfused)} attention layers are not fused, the first of them {unfused[0]}. "
+            "They are slow and take much memory: their heads are smaller than 12 channels, or larger than 256"
+        )
+    print(f"{entry.parts[0].path}: {'built' if built else 'was there'}, {_size(entry.parts[0].size)}", flush=True)
+
+
+def _print_plan(jobs: list[Job], store: Store, target: Target) -> None:
+    """What would be built, and about how long it takes."""
+    total = 0.0
+    for job in jobs:
+        entry = store.get(job.identity)
+        seconds = 0.0 if entry else _seconds(job, store)
+        total += seconds
+        told = "is there" if entry else f"about {_size(job.weight_bytes())}, {_time(seconds)}"
+        print(f"{job.title}: {job.identity.name}: {told}")
+        for profile in job.identity.profiles:
+            print("  " + ", ".join(f"{axis} {span}" for axis, span in profile.axes.items()))
+    print(
+        f"for {target.flavour} {target.version}, compute capability {target.compute_capability}, in {store.folder}; "
+        f"{_time(total)} in all"
+    )
+
+
+# Seconds to export, and to build a profile, on two processors of an AMD EPYC (docs/engines.md). The number of layers
+# decides, not the size of the weights.
+_SECONDS = {"unet": (30.0, 45.0), "vae_encoder": (2.0, 2.0), "vae_decoder": (2.0, 2.0)}
+
+
+def _seconds(job: Job, store: Store) -> float:
+    """As long as the last such component took on this machine for each profile; else as long as elsewhere."""
+    target, profiles = job.identity.target, len(job.identity.profiles)
+    known = [
+        entry
+        for entry in store.entries()
+        if entry.identity.target == target and entry.identity.source.component == job.component
+    ]
+    if known:
+        last = max(known, key=lambda entry: str(entry.about["built"]))
+        return float(last.about["build_s"]) / len(last.identity.profiles) * profiles
+    export, build = _SECONDS[job.component]
+    return export + build * profiles
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

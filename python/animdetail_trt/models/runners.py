@@ -1,0 +1,176 @@
+"""What runs a pipe's UNet and VAE: engines where they were built, torch where not, and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
+from animdetail_trt.backends.interface import UNetRunner, VaeRunner
+from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
+from animdetail_trt.backends.torch_backend import TorchUNet, TorchVae
+from animdetail_trt.models.checkpoint import Placement, reading
+from animdetail_trt.models.engines import (
+    ONNXRUNTIME,
+    PRECISIONS,
+    VARIANTS,
+    Job,
+    UNetVariant,
+    build,
+    inputs_of,
+    require_entries,
+    source_of,
+)
+from animdetail_trt.models.files import ModelFiles, Parts
+from animdetail_trt.models.motion import MotionModule
+from animdetail_trt.models.unet import unet_config
+from animdetail_trt.trt.digests import Digests
+from animdetail_trt.trt.flavour import Flavour, installed_flavours, load_flavour
+from animdetail_trt.trt.identity import Component, Identity, Source, Target
+from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.onnx_session import OnnxSession
+from animdetail_trt.trt.optional import optional
+from animdetail_trt.trt.profile import Profile, Range
+from animdetail_trt.trt.session import EngineSession, Session
+from animdetail_trt.trt.sidecar import Entry
+from animdetail_trt.trt.store import Store
+from animdetail_trt.trt.system import default_folder
+
+logger = logging.getLogger(__name__)
+
+# onnxruntime takes any size; these only have to name the axes.
+_ANY = Range(1, 16, 1 << 16)
+
+
+class Runners:
+    """Makes the runners of a pipe's models.
+
+    device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
+    engine_dir: of the engines; vram_budget: bytes that they may take
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+        engine_dir: str | Path | None = None,
+        vram_budget: int | None = None,
+    ) -> None:
+        self.files = files
+        self.place = Placement(device, dtype)
+        self.vae_place = Placement(device, torch.float32 if dtype == torch.float16 else dtype)
+        self.backend = backend
+        self.vram_budget = vram_budget
+        self.store = Store(default_folder() if engine_dir is None else Path(engine_dir))
+
+    def unet(self, parts: Parts, motion: MotionModule | None) -> UNetRunner:
+        positions = None if motion is None else motion.positions
+        with reading(str(self.files.checkpoint)):
+            token_dim: int = unet_config(parts.unet)["cross_attention_dim"]
+        about: dict[str, Any] = {"positions": positions, "token_dim": token_dim, "device": self.place.device}
+        if self.backend == ONNXRUNTIME:
+            graphs: list[Rung[UNetRunner]] = [
+                Rung("the graph", lambda: GraphUNet([self._exported("unet", VARIANTS[0])], **about)),
+                Rung("the graph with all inputs", lambda: GraphUNet([self._exported("unet", VARIANTS[-1])], **about)),
+            ]
+            return LadderUNet(graphs, **about)
+        if sessions := self._engines("unet"):
+            engine: Rung[UNetRunner] = Rung("the engine", lambda: GraphUNet(sessions, **about))
+            # Read again where it is needed: kept, the tensors would fill memory for nothing.
+            rungs = [engine, *self._torch_rungs(lambda place: _torch_unet(self.files, place), self.place)]
+            return LadderUNet(rungs, **about)
+        module = self.files.unet(parts, motion, self.place).module
+        if self.backend == "compile":
+            torches: list[Rung[UNetRunner]] = [
+                Rung("torch.compile", lambda: TorchUNet(_compiled(module), positions)),
+                Rung("torch", lambda: TorchUNet(module, positions)),
+            ]
+            return LadderUNet(torches, **about)
+        return TorchUNet(module, positions)
+
+    def vae(self, parts: Parts) -> VaeRunner:
+        device = self.vae_place.device
+        if self.backend == ONNXRUNTIME:
+            return GraphVae(self._exported("vae_encoder"), self._exported("vae_decoder"), device=device)
+        encoders, decoders = self._engines("vae_encoder"), self._engines("vae_decoder")
+        if encoders and decoders:
+            engine: Rung[VaeRunner] = Rung("the engine", lambda: GraphVae(encoders[0], decoders[0], device=device))
+            rungs = [engine, *self._torch_rungs(lambda place: _torch_vae(self.files, place), self.vae_place)]
+            return LadderVae(rungs, device=device)
+        return TorchVae(self.files.vae_module(parts, self.vae_place))
+
+    def _torch_rungs(self, load: Callable[[Placement], Any], place: Placement) -> list[Rung[Any]]:
+        """torch on the device, and where that has no memory for it, on the CPU."""
+        cpu = Placement(torch.device("cpu"), torch.float32)
+        return [Rung(f"torch on {place.device}", partial(load, place)), Rung("torch on the CPU", partial(load, cpu))]
+
+    def _engines(self, component: Component) -> list[Session]:
+        """Those that were built for these files, this precision and this GPU; the lines that say why there are none."""
+        if self.backend in ("torch", "compile") or self.place.device.type != "cuda":
+            return []
+        flavours = installed_flavours() if self.backend == "auto" else [load_flavour(self.backend)]
+        found = [(flavour, entry) for flavour in flavours for entry in self._entries(component, flavour)]
+        if self.backend != "auto":
+            require_entries({component: [entry for _, entry in found]}, self.backend, self.files)
+        if not found:
+            why = "none is built for them (animdetail-trt build-engines)" if flavours else "TensorRT is not installed"
+            logger.info("%s: torch instead of an engine: %s", component, why)
+            return []
+        first = found[0][0]  # of one flavour: the first that has any
+        sessions = [self._session(flavour, entry) for flavour, entry in found if flavour is first]
+        logger.info("%s: %s %s", component, first.name, found[0][1].identity.source.precision)
+        return sessions
+
+    def _entries(self, component: Component, flavour: Flavour) -> list[Entry]:
+        """Of every variant, the plain one first."""
+        major, minor = torch.cuda.get_device_capability(self.place.device)
+        target = Target(flavour.name, flavour.version, f"{major}.{minor}")
+        variants = VARIANTS if component == "unet" else VARIANTS[:1]
+        return [entry for variant in variants for entry in self.store.find(self._source(component, variant), target)]
+
+    def _source(self, component: Component, variant: UNetVariant) -> Source:
+        precision = PRECISIONS[self.place.dtype]
+        return source_of(self.files, component, precision, Digests(self.store.folder), variant)
+
+    def _session(self, flavour: Flavour, entry: Entry) -> Session:
+        workspace = _workspace(self.place.device, self.vram_budget)
+        return EngineSession(
+            flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
+            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.runtime-cache",
+        )  # fmt: skip
+
+    def _exported(self, component: Component, variant: UNetVariant = VARIANTS[0]) -> Session:
+        """The graph as onnxruntime runs it; it is exported where the store has none."""
+        target = Target(ONNXRUNTIME, str(optional("onnxruntime", "run a graph").__version__), "cpu")
+        axes = ("b", "f", "h", "w", "t", "n") if component == "unet" else ("f", "h", "w")
+        profile = Profile(dict.fromkeys(axes, _ANY))
+        job = Job(component, self.files, Identity(self._source(component, variant), target, [profile]), variant)
+        entry, _ = build(job, self.store, None)
+        return OnnxSession(entry.parts[0].path, inputs_of(entry), [profile])
+
+
+@cache
+def _workspace(device: torch.device, budget: int | None) -> Workspace:
+    """One for all pipes: a refiner's engine shares the buffer with the UNet's and the VAE's."""
+    return Workspace(device, budget)
+
+
+def _torch_unet(files: ModelFiles, place: Placement) -> TorchUNet:
+    unet = files.unet(files.read_parts(), files.read_motion(), place)
+    return TorchUNet(unet.module, unet.positions)
+
+
+def _torch_vae(files: ModelFiles, place: Placement) -> TorchVae:
+    return TorchVae(files.vae_module(files.read_parts(), place))
+
+
+def _compiled(module: Any) -> Any:
+    """Compiled once for all sizes, when it is first run."""
+    return torch.compile(module, dynamic=True)

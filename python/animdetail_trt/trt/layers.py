@@ -1,0 +1,67 @@
+"""What a plan is made of, read from TensorRT's list of layers: kinds, and whether attention was fused."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+_LINE = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+)", re.MULTILINE)
+_TACTIC = re.compile(r"TacticName: ([^,\s]*)")
+_ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_FUSED_ATTENTION = "mha"  # as in _gemm_mha_v2, TensorRT's kernels for attention
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One kernel, or a copy between kernels. sources: the names of the ONNX nodes that it computes."""
+
+    name: str
+    kind: str
+    tactic: str
+    sources: tuple[str, ...]
+
+    @property
+    def has_softmax(self) -> bool:
+        return any(source.rsplit("/", 1)[-1].startswith("Softmax") for source in self.sources)
+
+    @property
+    def is_fused_attention(self) -> bool:
+        return _FUSED_ATTENTION in self.name or _FUSED_ATTENTION in self.tactic
+
+
+def parse_layers(text: str) -> list[Layer]:
+    """The layers of a verbose build log's message "Layers:"."""
+    layers = []
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            tactic = _TACTIC.search(line)
+            layers.append(Layer(match["name"], match["kind"], tactic[1] if tactic else "", tuple(_ONNX.findall(line))))
+    return layers
+
+
+def parse_inspector(layers: Iterable[Any]) -> list[Layer]:
+    """The layers of an engine inspector's JSON, built with detailed verbosity."""
+    return [
+        Layer(
+            layer["Name"],
+            layer.get("LayerType", "unknown"),
+            layer.get("TacticName", ""),
+            tuple(_ONNX.findall(layer.get("Metadata", "").replace("\x1f", ""))),
+        )
+        for layer in layers
+        if isinstance(layer, dict)
+    ]
+
+
+def summary_of(layers: Iterable[Layer]) -> dict[str, Any]:
+    """For the sidecar: layers by kind, attention fused and not, and the softmaxes that stand alone by name."""
+    layers = list(layers)
+    alone = [layer for layer in layers if layer.has_softmax and not layer.is_fused_attention]
+    return {
+        "kinds": dict(collections.Counter(layer.kind for layer in layers).most_common()),
+        "fused_attention": sum(layer.is_fused_attention for layer in layers),
+        "unfused_softmax": sorted({source for layer in alone for source in layer.sources if "Softmax" in source}),
+    }

@@ -1,0 +1,94 @@
+"""CUDA graphs: an engine's run at one shape, captured once and launched with new numbers in the same buffers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.trt.memory import Workspace
+
+Launch = Callable[[], None]
+
+_SEEN_PER_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What was captured reads ``inputs`` and writes ``output``, both its own."""
+
+    inputs: Mapping[str, Tensor]
+    output: Tensor
+    launch: Launch
+
+    def __call__(self, inputs: Mapping[str, Tensor], output: Tensor) -> None:
+        """Run with these inputs and copy the result to ``output``."""
+        for name, buffer in self.inputs.items():
+            buffer.copy_(inputs[name])
+        self.launch()
+        output.copy_(self.output)
+
+
+class Replays:
+    """The last ``bound`` shapes that were captured, all with the same generation of the workspace's buffer.
+
+    What is dropped may still be running: the caller waits for it first, by ``before_drop``.
+    """
+
+    def __init__(self, bound: int, before_drop: Launch) -> None:
+        self._bound = bound
+        self._before_drop = before_drop
+        self._kept: OrderedDict[Hashable, Replay] = OrderedDict()
+        self._seen: deque[Hashable] = deque(maxlen=_SEEN_PER_KEPT * bound)
+        self._generation = -1
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, key: Hashable, generation: int) -> Replay | None:
+        """The capture of this shape; those that used another generation's buffer are dropped."""
+        if generation != self._generation:
+            self.clear()
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def due(self, key: Hashable) -> bool:
+        """Whether a shape has come before and so is worth capturing; remembers it."""
+        if self._bound == 0:
+            return False
+        if key in self._seen:
+            return True
+        self._seen.append(key)
+        return False
+
+    def keep(self, key: Hashable, generation: int, replay: Replay) -> None:
+        if len(self._kept) == self._bound:
+            self._before_drop()
+            self._kept.popitem(last=False)
+        self._kept[key] = replay
+        self._generation = generation
+
+    def clear(self) -> None:
+        if self._kept:
+            self._before_drop()
+            self._kept.clear()
+
+    def stop(self) -> None:
+        """Capture nothing any more."""
+        self.clear()
+        self._bound = 0
+
+
+def capture(enqueue: Launch, workspace: Workspace) -> Launch:
+    """Capture what ``enqueue`` puts on the workspace's stream; the result runs it, on torch's current stream."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating: the default would fail at that.
+    with torch.cuda.graph(graph, stream=workspace.stream(), capture_error_mode="thread_local"):
+        enqueue()
+    launch: Launch = graph.replay
+    return launch

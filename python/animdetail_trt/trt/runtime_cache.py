@@ -1,0 +1,67 @@
+"""What TensorRT-RTX compiles on the user's card, kept on disk: the next process need not compile it again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SAVE_AFTER_S = 20.0
+"""How long after a new shape's first run the file is written: its kernels are compiled in the background meanwhile."""
+
+
+class RuntimeCache:
+    """A runtime configuration's cache, read from and written to a file. No failure of the file's stops a run."""
+
+    def __init__(self, path: Path, config: Any) -> None:
+        self._path = path
+        self._due = math.inf
+        self._seen: set[Hashable] = set()
+        self._cache = config.create_runtime_cache()
+        self._read()
+        config.set_runtime_cache(self._cache)
+
+    def expect_kernels(self, shapes: Hashable) -> None:
+        """These shapes are run; where they are new, kernels for them are compiled."""
+        if shapes in self._seen:
+            return
+        self._seen.add(shapes)
+        self._due = min(self._due, time.monotonic() + SAVE_AFTER_S)
+
+    def save_if_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Write it where something was compiled since: whole or not at all."""
+        if self._due == math.inf:
+            return
+        self._due = math.inf
+        blob = self._cache.serialize()
+        if blob is None:
+            return
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(blob)
+            partial.replace(self._path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            logger.warning("compiled kernels are not kept for the next run: %s", error)
+
+    def _read(self) -> None:
+        try:
+            blob = self._path.read_bytes()
+        except OSError:
+            return
+        if not self._cache.deserialize(blob):  # another card, driver or version, or damaged
+            logger.info("%s was made elsewhere: its kernels are compiled again", self._path)
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,272 @@
+"""A built engine as a function of tensors: torch in, torch out, on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.trt.execution import REBUILD, Execution, Plan
+from animdetail_trt.trt.log import engine_log
+from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.profile import Inputs, Profile, axis_of, extent, shape_of, sizes_of, tightest
+from animdetail_trt.trt.refit import Coverage, Refit
+from animdetail_trt.trt.replay import Replay, Replays, capture
+
+logger = logging.getLogger(__name__)
+
+GRAPH_DEVICE = "cuda"
+CAPTURED_BYTES = 64 << 20
+"""Inputs and output of a run that is worth a CUDA graph: larger ones are held once more for each shape, copied at each
+run, and take so long that the launches do not count."""
+
+_OPTIONS = {"f": "--frames", "h": "--size", "w": "--size"}
+
+
+class Session(Protocol):
+    """What runs a graph of one output, whichever library does it."""
+
+    inputs: Inputs
+    profiles: Sequence[Profile]
+
+    def covers(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a run of these sizes fits a profile."""
+        ...
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The output. Raises UncoveredError, which names axis, size and range, where no profile fits."""
+        ...
+
+    def unload(self) -> None:
+        """Free all memory of it; the next run loads it again."""
+        ...
+
+
+def read_sizes(inputs: Inputs, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The sizes of all axes; raises InputError where a tensor is missing, unknown, or of a shape that contradicts."""
+    if tensors.keys() != inputs.keys():
+        given, needed = (", ".join(sorted(names)) for names in (tensors, inputs))
+        raise InputError(f"the engine was given {given}, and reads {needed}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, dims in inputs.items():
+        if len(shapes[name]) != len(dims):
+            raise InputError(f"{name} is {shapes[name]}; it must have {len(dims)} dimensions, {tuple(dims)}")
+    sizes = sizes_of(inputs, shapes)
+    for name, dims in inputs.items():  # an axis that no input has plainly: the VAE encoder's 8h
+        for dim, side in zip(dims, shapes[name], strict=True):
+            if isinstance(dim, str) and axis_of(dim) not in sizes:
+                sizes[axis_of(dim)] = side // extent(dim, {axis_of(dim): 1})
+    for name, dims in inputs.items():
+        if shapes[name] != shape_of(dims, sizes):
+            raise InputError(f"{name} is {shapes[name]}; it must be {tuple(dims)}, here {shape_of(dims, sizes)}")
+    return sizes
+
+
+def choose_profile(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int:
+    """The number of the tightest profile that fits; raises UncoveredError where none does."""
+    index = tightest(profiles, sizes)
+    if index is not None:
+        return index
+    widest = max(profiles, key=lambda profile: profile.volume)
+    axis = widest.misfit(sizes)
+    assert axis is not None
+    span, unit = widest.axes[axis], " (latents, 8 pixels each)" if axis in "hw" else ""
+    raise UncoveredError(
+        f"the engine covers {axis} from {span.min} to {span.max}{unit}, this run has {axis}={sizes[axis]}. "
+        f"Build a wider one: animdetail-trt build-engines with {_OPTIONS.get(axis, 'other --frames or --size')}"
+    )
+
+
+class EngineSession(Session):
+    """A TensorRT plan that is read when it is first run, and unloaded when the budget needs its place.
+
+    It runs after what the caller's current stream holds and before what comes next there, and waits for nothing. Inputs
+    are read where they lie, if they are contiguous and of the engine's dtype and device; the output is torch's own
+    memory, so that one session's output is the next one's input without a copy. One thread at a time.
+
+    Args:
+        trt: the library's module, tensorrt or tensorrt_rtx.
+        plan_reader: returns the plan; called at every load.
+        inputs, profiles: what the plan was built for, the profiles in its order.
+        device: the workspace's.
+        workspace: shared by all engines of the device.
+        cuda_graphs: how many shapes are kept as CUDA graphs, each with buffers for inputs and output; 0 for none.
+            TensorRT-RTX makes its own.
+        runtime_cache: the file for what TensorRT-RTX compiles.
+        base_weights: those that the plan was built with, on the CPU; needed by :meth:`set_weights`.
+        weight_names: the plan's names of weights where they differ from the base's.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        plan_reader: Callable[[], Plan],
+        inputs: Inputs,
+        profiles: Sequence[Profile],
+        device: torch.device,
+        workspace: Workspace,
+        *,
+        cuda_graphs: int = 4,
+        runtime_cache: Path | None = None,
+        base_weights: Mapping[str, Tensor] | None = None,
+        weight_names: Mapping[str, str] | None = None,
+    ) -> None:
+        if device.type != workspace.device.type or device.index not in (None, workspace.device.index):
+            raise InputError(f"the engine is to run on {device}, and its workspace lies on {workspace.device}")
+        self.inputs = inputs
+        self.profiles = profiles
+        self.device = workspace.device
+        self.workspace = workspace
+        self._trt = trt
+        self._log = engine_log(trt)
+        self._plan_reader = plan_reader
+        self._cuda_graphs = cuda_graphs
+        self._runtime_cache = runtime_cache
+        self._replays = Replays(cuda_graphs, workspace.synchronize)
+        self._execution: Execution | None = None
+        self._base_weights = base_weights
+        self._weight_names = weight_names or {}
+        self._refit: Refit | None = None
+        self._changed: Mapping[str, Tensor] = {}
+
+    @property
+    def loaded(self) -> bool:
+        return self._execution is not None
+
+    def covers(self, sizes: Mapping[str, int]) -> bool:
+        return tightest(self.profiles, sizes) is not None
+
+    @torch.inference_mode()
+    def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The engine's output for inputs by name, on any device, of any strides and floating dtype.
+
+        Raises:
+            InputError: a wrong shape, or a wrong set of inputs.
+            UncoveredError: no profile fits, or the budget has no room for this.
+            EngineError: the library refuses the plan or the run; its words are in the message.
+            torch.OutOfMemoryError: the device has no room for the output or the buffer; a smaller run may fit.
+        """
+        sizes = read_sizes(self.inputs, inputs)
+        profile = choose_profile(self.profiles, sizes)
+        execution = self._load()
+        self.workspace.residency.use(self)
+        tensors = {name: inputs[name].to(self.device, execution.dtypes[name]).contiguous() for name in self.inputs}
+        key = (profile, *(tuple(tensor.shape) for tensor in tensors.values()))
+        with self.workspace.turn() as stream:
+            replay = self._replays.find(key, self.workspace.generation)
+            if replay is not None:
+                output = torch.empty_like(replay.output)
+                with self.workspace.lane():
+                    replay(tensors, output)
+                return output
+            output = self._run(execution, profile, tensors, sizes, stream)
+            if self._captures(execution, [*tensors.values(), output]) and self._replays.due(key):
+                self._capture(execution, key, tensors, output, stream)
+        if execution.runtime_cache is not None:
+            execution.runtime_cache.save_if_due()
+        return output
+
+    def unload(self) -> None:
+        if self._execution is None:
+            return
+        with self.workspace.guard():
+            self.workspace.synchronize()
+            self._replays.clear()
+            self._refit = None
+            self._execution.close()
+            self._execution = None
+            self.workspace.retire(self)
+
+    def set_weights(self, changed: Mapping[str, Tensor]) -> Coverage:
+        """Run with these weights in place of the base's from now on, unloaded or not; none for the base's alone.
+
+        Raises EngineError where the engine cannot take them; the weights from before stay.
+        """
+        self._load()
+        try:
+            coverage = self._refit_engine(changed)
+        finally:
+            if self._refit is not None and not self._refit.intact:
+                self.unload()
+        self._changed = dict(changed)
+        return coverage
+
+    def _load(self) -> Execution:
+        if self._execution is not None:
+            return self._execution
+        plan = self._plan_reader()
+        self.workspace.admit(self, memoryview(plan).nbytes)
+        try:
+            with self.workspace.guard():
+                self._execution = Execution(
+                    self._trt, self._log, plan, cuda_graphs=self._cuda_graphs > 0, runtime_cache=self._runtime_cache
+                )
+            self._check_plan(self._execution)
+            if self._changed:
+                self._refit_engine(self._changed)
+        except Exception:
+            self._execution = self._refit = None
+            self.workspace.retire(self)
+            raise
+        return self._execution
+
+    def _check_plan(self, execution: Execution) -> None:
+        if set(execution.inputs) != set(self.inputs) or execution.num_profiles != len(self.profiles):
+            raise EngineError(
+                f"the plan has inputs {', '.join(execution.inputs)} and {execution.num_profiles} profiles; what is "
+                f"written beside it says {', '.join(self.inputs)} and {len(self.profiles)}. {REBUILD}"
+            )
+
+    def _run(
+        self, execution: Execution, profile: int, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], stream: int
+    ) -> Tensor:
+        size = execution.prepare(profile, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, stream)
+        self.workspace.lend(self, size, sizes)
+        execution.lend_memory(self.workspace.address, self.workspace.size, self.workspace.generation)
+        output = torch.empty(execution.output_shape(), dtype=execution.dtypes[execution.output], device=self.device)
+        execution.bind(tensors, output)
+        execution.enqueue(stream)
+        return output
+
+    def _captures(self, execution: Execution, held: Sequence[Tensor]) -> bool:
+        here = self.device.type == GRAPH_DEVICE and not execution.captures_itself
+        return here and sum(tensor.nbytes for tensor in held) <= CAPTURED_BYTES
+
+    def _capture(
+        self, execution: Execution, key: Any, tensors: Mapping[str, Tensor], output: Tensor, stream: int
+    ) -> None:
+        """Capture the run that was just made, at addresses that stay; the plain run has settled the library's state."""
+        try:
+            with self.workspace.lane():
+                buffers = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+                result = torch.empty_like(output)
+            execution.bind(buffers, result)
+            launch = capture(lambda: execution.enqueue(stream), self.workspace)
+        except Exception as error:
+            logger.warning("no CUDA graphs for this engine, it runs without: %s", error)
+            self._replays.stop()
+            return
+        self._replays.keep(key, self.workspace.generation, Replay(buffers, result, launch))
+
+    def _refit_engine(self, changed: Mapping[str, Tensor]) -> Coverage:
+        assert self._execution is not None
+        if self._base_weights is None:
+            raise EngineError(
+                "this engine's own weights are not at hand: it cannot be given others. Merge them instead"
+            )
+        self._replays.clear()
+        if self._refit is None:
+            self._refit = Refit(
+                self._trt,
+                self._execution.engine,
+                self._log,
+                self._base_weights,
+                self._weight_names,
+                self.workspace,
+            )
+        return self._refit.set_weights(changed)

@@ -1,0 +1,627 @@
+"""EngineSession on the CPU, over a library as strict as TensorRT: what it hands over, refuses, keeps and frees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_tensorrt import (
+    Context,
+    CudaGraphStrategy,
+    Engine,
+    ExecutionContextAllocationStrategy,
+    FakeTensorRT,
+    Refitter,
+    RtxRuntimeConfig,
+    Runtime,
+    RuntimeCache,
+    Severity,
+    affine_model,
+    plan_bytes,
+)
+from torch import Tensor
+
+from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.trt import runtime_cache, session
+from animdetail_trt.trt.log import engine_log
+from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.profile import Inputs, Profile, Range
+from animdetail_trt.trt.session import EngineSession, choose_profile, read_sizes
+
+CPU = torch.device("cpu")
+INPUTS: Inputs = {"x": ("b", 4, "h", "w")}
+SMALL = Profile({"b": Range(1, 1, 2), "h": Range(2, 4, 8), "w": Range(2, 4, 8)})
+LARGE = Profile({"b": Range(1, 2, 4), "h": Range(4, 8, 16), "w": Range(4, 8, 16)})
+
+FLAVOURS = {"10.8": {}, "10.13": {"runtime_config": True}, "11": {"runtime_config": True, "release": True}}
+ALL_FLAVOURS = FLAVOURS | {"rtx": {"rtx": True, "release": True}}
+
+
+@pytest.fixture
+def trt() -> FakeTensorRT:
+    return FakeTensorRT()
+
+
+@pytest.fixture
+def workspace() -> Workspace:
+    return Workspace(CPU)
+
+
+@pytest.fixture
+def open_session(tmp_path: Path, trt: FakeTensorRT, workspace: Workspace) -> Callable[..., EngineSession]:
+    """A session of the affine model; ``reads`` counts how often its plan was read."""
+
+    def make(trt: FakeTensorRT = trt, dtype: Any = np.float32, **options: Any) -> EngineSession:
+        inputs, profiles = options.pop("inputs", INPUTS), options.pop("profiles", (SMALL, LARGE))
+        path = affine_model(tmp_path / "affine.onnx", options.pop("dims", inputs["x"]), dtype=dtype)
+        plan = plan_bytes(path, profiles)
+
+        def read() -> bytes:
+            opened.reads += 1  # type: ignore[attr-defined]
+            return plan
+
+        opened = EngineSession(trt, read, inputs, profiles, CPU, options.pop("workspace", workspace), **options)
+        opened.reads = 0  # type: ignore[attr-defined]
+        return opened
+
+    return make
+
+
+def batch(b: int = 1, h: int = 4, w: int = 4, seed: int = 0, c: int = 4) -> Tensor:
+    """Small whole numbers: what is computed of them is exact."""
+    return torch.randint(-64, 64, (b, c, h, w), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def affine(x: Tensor) -> Tensor:
+    c = x.shape[1]
+    return x * torch.arange(2, 2 + c).reshape(-1, 1, 1) + torch.arange(c, 0, -1).reshape(-1, 1, 1)
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("flavour", ALL_FLAVOURS)
+def test_every_flavour_computes_the_model_at_any_shape(open_session: Any, flavour: str) -> None:
+    engine = open_session(FakeTensorRT(**ALL_FLAVOURS[flavour]))
+    for seed, (b, h, w) in enumerate([(1, 4, 4), (2, 8, 3), (2, 8, 3), (4, 16, 5), (1, 2, 2), (3, 9, 9), (1, 4, 4)]):
+        x = batch(b, h, w, seed)
+        assert torch.equal(engine.run({"x": x}), affine(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: torch.nn.functional.pad(x, (3, 1))[..., 3:-1],
+        lambda x: x.half(),
+        lambda x: x.double(),
+    ],
+    ids=["transposed", "cropped", "float16", "float64"],
+)
+def test_inputs_of_any_strides_and_dtype(open_session: Any, change: Callable[[Tensor], Tensor]) -> None:
+    x = batch(2, 5, 7)
+    assert torch.equal(open_session().run({"x": change(x)}), affine(x))
+
+
+def test_the_engines_own_dtype(open_session: Any) -> None:
+    x = batch()
+    out = open_session(dtype=np.float16).run({"x": x})
+    assert out.dtype == torch.float16
+    assert torch.equal(out.float(), affine(x))
+
+
+def test_a_fitting_input_is_read_where_it_lies(open_session: Any, trt: FakeTensorRT) -> None:
+    x = batch()
+    out = open_session().run({"x": x})
+    assert trt.called("set_tensor_address") == [["x", x.data_ptr()], ["y", out.data_ptr()]]
+    assert np.from_dlpack(out).ctypes.data == torch.from_dlpack(out).data_ptr() == out.data_ptr()
+
+
+def test_an_output_is_the_next_engines_input_without_a_copy(open_session: Any, trt: FakeTensorRT) -> None:
+    """Both work in the same buffer, which is scribbled over in between."""
+    first, second, x = open_session(), open_session(), batch()
+    middle = first.run({"x": x})
+    out = second.run({"x": middle})
+    assert ["x", middle.data_ptr()] in trt.called("set_tensor_address")
+    assert torch.equal(middle, affine(x))
+    assert torch.equal(out, affine(affine(x)))
+    assert first.workspace.generation == 1
+
+
+def test_outputs_are_the_callers(open_session: Any) -> None:
+    engine = open_session()
+    outs = [engine.run({"x": batch(seed=seed)}) for seed in range(4)]
+    assert all(torch.equal(out, affine(batch(seed=seed))) for seed, out in enumerate(outs))
+
+
+def test_inside_and_outside_of_inference_mode(open_session: Any) -> None:
+    engine, x = open_session(), batch()
+    engine.run({"x": x})
+    with torch.inference_mode():
+        inner = engine.run({"x": x})
+    with torch.enable_grad():
+        assert torch.equal(engine.run({"x": x.requires_grad_()}), inner)
+
+
+# Profiles and shapes
+
+
+def test_the_tightest_profile_is_set_once(open_session: Any, trt: FakeTensorRT) -> None:
+    engine = open_session()
+    for h in (4, 5, 16, 12, 4):
+        engine.run({"x": batch(h=h)})
+    assert trt.called("set_optimization_profile_async") == [[0], [1], [0]]
+
+
+def test_the_same_shapes_are_not_set_again(open_session: Any, trt: FakeTensorRT) -> None:
+    engine = open_session()
+    for _ in range(3):
+        engine.run({"x": batch()})
+    assert len(trt.called("set_input_shape")) == len(trt.called("update_device_memory_size_for_shapes")) == 1
+    assert len(trt.called("execute_async_v3")) == 3
+
+
+def test_memory_is_for_the_shapes_and_not_for_the_profiles(open_session: Any, workspace: Workspace) -> None:
+    engine = open_session()
+    engine.run({"x": batch(1, 4, 4)})
+    assert workspace.size == 4 * 64
+    engine.run({"x": batch(4, 16, 16)})
+    assert workspace.size == 4 * 4096
+    engine.run({"x": batch(1, 2, 2)})
+    assert workspace.size == workspace.peak == 4 * 4096
+
+
+def test_what_no_profile_covers_is_named(open_session: Any) -> None:
+    engine = open_session()
+    assert engine.covers({"b": 4, "h": 16, "w": 16})
+    assert not engine.covers({"b": 1, "h": 17, "w": 4})
+    assert not engine.covers({"b": 1, "h": 2, "w": 16})  # each is in some profile, both are in none
+    with pytest.raises(
+        UncoveredError, match=r"covers h from 4 to 16 \(latents, 8 pixels each\), this run has h=17.*--size"
+    ):
+        engine.run({"x": batch(h=17)})
+    assert engine.reads == 0
+
+
+@pytest.mark.parametrize(("axis", "option"), [("f", "--frames"), ("w", "--size"), ("n", "other --frames or --size")])
+def test_the_option_that_widens(axis: str, option: str) -> None:
+    with pytest.raises(UncoveredError, match=rf"covers {axis} from 1 to 2.*{axis}=3.*build-engines with {option}"):
+        choose_profile([Profile({axis: Range(1, 1, 2)})], {axis: 3})
+
+
+def test_sizes_of_an_axis_that_only_comes_eightfold(open_session: Any) -> None:
+    inputs: Inputs = {"x": ("b", 4, "8h", "8w")}
+    engine = open_session(inputs=inputs, profiles=[SMALL])
+    x = batch(1, 64, 16)
+    assert read_sizes(inputs, {"x": x}) == {"b": 1, "h": 8, "w": 2}
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    with pytest.raises(UncoveredError, match="h=9"):
+        engine.run({"x": batch(1, 72, 16)})
+    with pytest.raises(InputError, match=r"x is \(1, 4, 63, 16\).*\(1, 4, 56, 16\)"):
+        engine.run({"x": batch(1, 63, 16)})
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        ({}, "was given , and reads x"),
+        ({"x": torch.zeros(1, 4, 4, 4), "z": torch.zeros(1)}, "was given x, z, and reads x"),
+        ({"x": torch.zeros(4, 4, 4)}, "must have 4 dimensions"),
+        ({"x": torch.zeros(1, 5, 4, 4)}, r"x is \(1, 5, 4, 4\); it must be"),
+    ],
+)
+def test_wrong_inputs_are_refused_before_anything_is_loaded(
+    open_session: Any, tensors: Mapping[str, Tensor], complaint: str
+) -> None:
+    engine = open_session()
+    with pytest.raises(InputError, match=complaint):
+        engine.run(tensors)
+    assert engine.reads == 0
+
+
+def test_axes_must_agree_between_inputs() -> None:
+    inputs: Inputs = {"latents": ("f", 4, "h", "w"), "residual": ("f", 8, "h/2", "w/2")}
+    tensors = {"latents": torch.zeros(3, 4, 9, 8), "residual": torch.zeros(3, 8, 5, 4)}
+    assert read_sizes(inputs, tensors) == {"f": 3, "h": 9, "w": 8}
+    with pytest.raises(InputError, match=r"residual is \(3, 8, 4, 4\); it must be .*, here \(3, 8, 5, 4\)"):
+        read_sizes(inputs, tensors | {"residual": torch.zeros(3, 8, 4, 4)})
+
+
+# Loading and unloading
+
+
+def test_lazy_load_and_unload(open_session: Any, trt: FakeTensorRT, workspace: Workspace) -> None:
+    engine, x = open_session(), batch()
+    assert (engine.reads, engine.loaded) == (0, False)
+    engine.unload()
+    for load in (1, 2):
+        assert torch.equal(engine.run({"x": x}), affine(x))
+        engine.run({"x": x})
+        assert (engine.reads, engine.loaded, len(trt.alive)) == (load, True, 1)
+        engine.unload()
+        assert (engine.loaded, len(trt.alive), workspace.size, len(workspace.residency)) == (False, 0, 0, 0)
+
+
+def test_a_session_that_is_forgotten_frees_its_engine(tmp_path: Path, trt: FakeTensorRT, workspace: Workspace) -> None:
+    plan = plan_bytes(affine_model(tmp_path / "m.onnx", INPUTS["x"]), [SMALL])
+    engine = EngineSession(trt, lambda: plan, INPUTS, [SMALL], CPU, workspace)
+    engine.run({"x": batch()})
+    del engine
+    assert len(trt.alive) == len(workspace.residency) == 0
+
+
+def test_a_plan_that_the_library_refuses(trt: FakeTensorRT, workspace: Workspace) -> None:
+    engine = EngineSession(trt, lambda: b"no plan", INPUTS, [SMALL], CPU, workspace)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="cannot be read: .*Magic tag does not match.*build-engines"):
+            engine.run({"x": batch()})
+        assert not engine.loaded
+        assert len(workspace.residency) == 0
+
+
+def test_a_plan_of_other_inputs_or_profiles_than_its_sidecar_says(tmp_path: Path, workspace: Workspace) -> None:
+    plan = plan_bytes(affine_model(tmp_path / "m.onnx", INPUTS["x"]), [SMALL])
+    for inputs, profiles in ((INPUTS, [SMALL, LARGE]), ({"z": INPUTS["x"]}, [SMALL])):
+        trt = FakeTensorRT()
+        engine = EngineSession(trt, lambda: plan, inputs, profiles, CPU, workspace)
+        with pytest.raises(EngineError, match="the plan has inputs x and 1 profiles; what is written beside it says"):
+            engine.run({name: batch() for name in inputs})
+        assert len(trt.alive) == len(workspace.residency) == 0
+
+
+def test_the_workspace_must_be_the_devices(trt: FakeTensorRT, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="run on meta, and its workspace lies on cpu"):
+        EngineSession(trt, bytes, INPUTS, [SMALL], torch.device("meta"), workspace)
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    "call", ["set_optimization_profile_async", "set_input_shape", "set_tensor_address", "execute_async_v3"]
+)
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_refused_call_is_an_engine_error_with_the_librarys_words(
+    open_session: Any, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, call: str, raises: bool
+) -> None:
+    engine = open_session()
+    engine.run({"x": batch(h=16)})
+
+    def refuse(context: Context, *arguments: Any) -> bool:
+        if call == "set_optimization_profile_async":
+            context.profile, context.shapes = None, {}
+        context.engine.logger.log(Severity.WARNING, "not this line")
+        context.engine.logger.log(Severity.ERROR, "the reason")
+        if raises:
+            raise RuntimeError("an exception")
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, call, refuse)
+        with pytest.raises(
+            EngineError, match=r"the engine cannot .*: the reason(; an exception)?\. Use backend"
+        ) as error:
+            engine.run({"x": batch(h=2)})
+        assert "not this line" not in str(error.value)
+        assert ("an exception" in str(error.value)) == raises
+    for h in (16, 2):
+        x = batch(h=h)
+        assert torch.equal(engine.run({"x": x}), affine(x))
+
+
+def test_shapes_that_were_set_half_way_are_set_again(
+    tmp_path: Path, trt: FakeTensorRT, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs: Inputs = {**INPUTS, "offset": ("b", 1, 1, 1)}
+    plan = plan_bytes(affine_model(tmp_path / "m.onnx", INPUTS["x"], offset=True), [SMALL])
+    engine = EngineSession(trt, lambda: plan, inputs, [SMALL], CPU, workspace)
+    set_input_shape = Context.set_input_shape
+
+    def refuse_second(context: Context, name: str, shape: tuple[int, ...]) -> bool:
+        return name == "x" and set_input_shape(context, name, shape)
+
+    x, offset = batch(), torch.full((1, 1, 1, 1), 3.0)
+    assert torch.equal(engine.run({"x": x, "offset": offset}), affine(x) + 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, "set_input_shape", refuse_second)
+        with pytest.raises(EngineError, match=r"the engine cannot take offset of shape \(2, 1, 1, 1\)"):
+            engine.run({"x": batch(2), "offset": offset.expand(2, 1, 1, 1)})
+    assert torch.equal(engine.run({"x": x, "offset": offset}), affine(x) + 3)
+
+
+def test_words_of_an_older_failure_are_not_repeated(trt: FakeTensorRT) -> None:
+    log = engine_log(trt)
+    log.handle.log(Severity.ERROR, "first")
+    assert "first" in str(log.failure("a", "b"))
+    assert str(log.failure("a", "b")) == "a: the library does not say why. b"
+
+
+def test_one_logger_for_a_library_and_listeners_hear_all(trt: FakeTensorRT) -> None:
+    log, heard = engine_log(trt), []
+    assert engine_log(trt) is log
+    with log.heard_by(lambda severity, message: heard.append((severity, message))):
+        log.handle.log(Severity.VERBOSE, "layers")
+    log.handle.log(Severity.VERBOSE, "more")
+    assert heard == [(Severity.VERBOSE, "layers")]
+
+
+@pytest.mark.parametrize("which", ["buffer", "output"])
+def test_out_of_memory_passes_through(open_session: Any, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    engine, x = open_session(), batch(2, 8, 8)
+    engine.run({"x": batch()})
+    empty = torch.empty
+
+    def full(*shape: Any, dtype: torch.dtype, **options: Any) -> Tensor:
+        if (dtype == torch.uint8) == (which == "buffer"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(*shape, dtype=dtype, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.run({"x": x})
+    assert torch.equal(engine.run({"x": x}), affine(x))
+
+
+# CUDA graphs: the fake records runs, and a session that captures is asked to do so on the CPU
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch, trt: FakeTensorRT) -> list[str]:
+    """Lets sessions capture on the CPU; lists every capture and launch."""
+    events: list[str] = []
+
+    def capture(enqueue: Callable[[], None], workspace: Workspace) -> Callable[[], None]:
+        with trt.capturing() as recorded:
+            enqueue()
+        events.append("capture")
+
+        def launch() -> None:
+            events.append("launch")
+            for run in recorded:
+                run()
+
+        return launch
+
+    monkeypatch.setattr(session, "capture", capture)
+    monkeypatch.setattr(session, "GRAPH_DEVICE", CPU.type)
+    return events
+
+
+def test_a_shape_is_captured_at_its_second_run_and_launched_from_the_third(
+    open_session: Any, captures: list[str]
+) -> None:
+    engine = open_session()
+    outs = [engine.run({"x": batch(seed=seed)}) for seed in range(5)]
+    assert captures == ["capture", "launch", "launch", "launch"]
+    assert all(torch.equal(out, affine(batch(seed=seed))) for seed, out in enumerate(outs))
+
+
+def test_shapes_that_take_turns_are_captured_all(open_session: Any, trt: FakeTensorRT, captures: list[str]) -> None:
+    engine = open_session()
+    engine.run({"x": batch(4, 16, 16)})  # the buffer is as large as it gets
+    for turn in range(4):
+        for h in (4, 5, 16):
+            x = batch(h=h, seed=turn)
+            assert torch.equal(engine.run({"x": x}), affine(x))
+    assert captures.count("capture") == 3
+    assert captures.count("launch") == 3 * 2
+    assert len(trt.called("execute_async_v3")) == 1 + 3 * 2 + 3
+
+
+def test_few_captures_are_kept_the_last_used(open_session: Any, captures: list[str]) -> None:
+    engine = open_session(cuda_graphs=2)
+    engine.run({"x": batch(4, 16, 16)})
+    for h in (4, 4, 5, 5, 4, 6, 6):  # the third is captured in place of 5
+        engine.run({"x": batch(h=h)})
+    assert (len(engine._replays), captures.count("capture"), captures.count("launch")) == (2, 3, 1)
+    engine.run({"x": batch(h=4)})
+    assert captures[-1] == "launch"
+    engine.run({"x": batch(h=5)})
+    assert captures[-1] == "capture"
+
+
+def test_runs_with_large_tensors_are_not_captured(
+    open_session: Any, captures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "CAPTURED_BYTES", 2 * 4 * 64)
+    engine = open_session()
+    for _ in range(3):
+        engine.run({"x": batch(1, 4, 4)})
+        engine.run({"x": batch(1, 4, 5)})
+    assert len(engine._replays) == 1
+
+
+def test_no_captures_where_none_are_wanted(open_session: Any, captures: list[str]) -> None:
+    engine = open_session(cuda_graphs=0)
+    for _ in range(4):
+        engine.run({"x": batch()})
+    assert captures == []
+
+
+def test_a_buffer_that_grew_drops_what_was_captured_with_the_old_one(
+    open_session: Any, workspace: Workspace, captures: list[str]
+) -> None:
+    engine, other = open_session(), open_session()
+    for _ in range(3):
+        engine.run({"x": batch()})
+    assert captures == ["capture", "launch"]
+    old = workspace.generation
+    other.run({"x": batch(4, 16, 16)})
+    assert workspace.generation > old
+    x = batch(seed=5)
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    assert captures == ["capture", "launch", "capture"]  # run plainly, and captured anew
+    workspace.release()
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    assert captures == ["capture", "launch", "capture", "capture"]
+
+
+def test_a_capture_that_fails_is_said_once_and_runs_go_on(
+    open_session: Any, monkeypatch: pytest.MonkeyPatch, captures: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(enqueue: Callable[[], None], workspace: Workspace) -> Callable[[], None]:
+        captures.append("failed")
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(session, "capture", fail)
+    engine = open_session()
+    for h in (4, 4, 4, 5, 5, 5):
+        x = batch(h=h)
+        assert torch.equal(engine.run({"x": x}), affine(x))
+    assert captures == ["failed"]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "no CUDA graphs for this engine, it runs without: operation not permitted when stream is capturing"
+    ]
+
+
+def test_unloading_drops_captures(open_session: Any, captures: list[str]) -> None:
+    engine, x = open_session(), batch()
+    for _ in range(3):
+        engine.run({"x": x})
+    engine.unload()
+    assert len(engine._replays) == 0
+    assert torch.equal(engine.run({"x": x}), affine(x))
+
+
+def test_the_fake_refuses_a_capture_that_nothing_has_settled(open_session: Any, trt: FakeTensorRT) -> None:
+    """So that the tests above could fail."""
+    engine = open_session()
+    engine.run({"x": batch()})
+    assert engine._execution is not None
+    engine._execution.prepare(0, {"x": (1, 4, 5, 5)}, 0)
+    engine.workspace.lend(engine, 400, {})
+    engine._execution.lend_memory(engine.workspace.address, engine.workspace.size, engine.workspace.generation)
+    with trt.capturing(), pytest.raises(EngineError, match="cannot be captured before a run"):
+        engine._execution.enqueue(0)
+
+
+# TensorRT-RTX
+
+
+@pytest.fixture
+def rtx() -> FakeTensorRT:
+    return FakeTensorRT(rtx=True)
+
+
+def test_rtx_is_left_to_make_its_own_graphs(
+    open_session: Any, rtx: FakeTensorRT, captures: list[str], tmp_path: Path
+) -> None:
+    for graphs, strategy in ((4, CudaGraphStrategy.WHOLE_GRAPH_CAPTURE), (0, CudaGraphStrategy.DISABLED)):
+        engine = open_session(rtx, cuda_graphs=graphs)
+        for _ in range(3):
+            engine.run({"x": batch()})
+        ((config,),) = rtx.called("create_execution_context")[-1:]
+        assert config.cuda_graph_strategy is strategy
+        assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+    assert captures == []
+
+
+def test_compiled_kernels_are_kept_for_the_next_process(open_session: Any, rtx: FakeTensorRT, tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "unet.cache"
+    engine = open_session(rtx, runtime_cache=path)
+    engine.run({"x": batch()})
+    assert not path.exists()  # kernels are compiled behind the first run
+    engine.unload()
+    written = path.read_bytes()
+    assert written.count(b"\n") == 1
+
+    other = open_session(FakeTensorRT(rtx=True), runtime_cache=path)
+    other.run({"x": batch(h=5)})
+    other.unload()
+    assert path.read_bytes().startswith(written)
+    assert path.read_bytes().count(b"\n") == 2
+    assert [file.name for file in path.parent.iterdir()] == ["unet.cache"]
+
+
+def test_the_cache_is_written_a_while_after_a_new_shape(
+    open_session: Any, rtx: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(runtime_cache.time, "monotonic", lambda: now)
+    path = tmp_path / "unet.cache"
+    engine = open_session(rtx, runtime_cache=path)
+    engine.run({"x": batch()})
+    now += runtime_cache.SAVE_AFTER_S - 1
+    engine.run({"x": batch()})
+    assert not path.exists()
+    now += 1
+    engine.run({"x": batch()})
+    assert path.exists()
+    path.unlink()
+    for h in (5, 4, 5):
+        now += runtime_cache.SAVE_AFTER_S
+        engine.run({"x": batch(h=h)})
+    assert path.exists()  # for h=5
+    path.unlink()
+    for h in (4, 5, 4):
+        now += runtime_cache.SAVE_AFTER_S
+        engine.run({"x": batch(h=h)})
+    engine.unload()
+    assert not path.exists()  # nothing new
+
+
+@pytest.mark.parametrize("blob", [b"", b"damaged", b"FAKECACHE sm_120\nkernel"])
+def test_a_cache_that_is_refused_is_dropped(open_session: Any, rtx: FakeTensorRT, tmp_path: Path, blob: bytes) -> None:
+    path = tmp_path / "unet.cache"
+    path.write_bytes(blob)
+    engine, x = open_session(rtx, runtime_cache=path), batch()
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    assert not path.exists()
+    engine.unload()
+    assert path.read_bytes().startswith(b"FAKECACHE sm_89")
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    open_session: Any, rtx: FakeTensorRT, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    engine = open_session(rtx, runtime_cache=tmp_path / "file" / "unet.cache")
+    engine.run({"x": batch()})
+    engine.unload()
+    assert "compiled kernels are not kept" in caplog.text
+
+
+def test_other_flavours_write_no_cache(open_session: Any, trt: FakeTensorRT, tmp_path: Path) -> None:
+    engine = open_session(trt, runtime_cache=tmp_path / "unet.cache")
+    engine.run({"x": batch()})
+    engine.unload()
+    assert not (tmp_path / "unet.cache").exists()
+
+
+# The real library, which has no device here
+
+
+def test_the_fake_has_only_what_the_real_library_has() -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    pairs = {
+        Context: real.IExecutionContext,
+        Engine: real.ICudaEngine,
+        Refitter: real.Refitter,
+        Runtime: real.Runtime,
+        RtxRuntimeConfig: real.IRuntimeConfig,
+        RuntimeCache: real.IRuntimeCache,
+    }
+    ours = {Engine: {"load", "weights"}}  # the fake's own
+    for fake, genuine in pairs.items():
+        names = {name for kind in fake.__mro__[:-1] for name in vars(kind) if not name.startswith("_")}
+        assert {name for name in names - ours.get(fake, set()) if not hasattr(genuine, name)} == set()
+    module = FakeTensorRT(rtx=True)
+    own = {"rtx", "runtime_config", "release", "card", "calls", "recording", "alive", "logger"}
+    assert {name for name in vars(module).keys() - own if not hasattr(real, name)} == set()
+    for name in ("CudaGraphStrategy", "ExecutionContextAllocationStrategy", "DataType", "TensorIOMode"):
+        for member in getattr(module, name):
+            assert hasattr(getattr(real, name), member.name)
+
+
+def test_the_real_library_refuses_a_damaged_plan_in_its_own_words(workspace: Workspace) -> None:
+    real = pytest.importorskip("tensorrt_rtx")
+    engine = EngineSession(real, lambda: b"no plan" * 100, INPUTS, [SMALL], CPU, workspace)
+    with pytest.raises(EngineError, match="the engine cannot be read: ") as error:
+        engine.run({"x": batch()})
+    assert "does not say why" not in str(error.value)

@@ -1,0 +1,294 @@
+"""EngineSession with the real libraries on a card: built here, run here, against torch in float16."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from animdetail_trt.errors import EngineError, UncoveredError
+from animdetail_trt.trt.log import engine_log
+from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.profile import Inputs, Profile, Range
+from animdetail_trt.trt.session import EngineSession
+
+pytestmark = pytest.mark.gpu
+
+CHANNELS = 8
+INPUTS: Inputs = {"x": ("b", CHANNELS, "h", "w")}
+PROFILES = [
+    Profile({"b": Range(1, 1, 2), "h": Range(8, 16, 32), "w": Range(8, 16, 32)}),
+    Profile({"b": Range(1, 2, 4), "h": Range(8, 32, 128), "w": Range(8, 32, 128)}),
+]
+SIZES = [(1, 16, 16), (2, 32, 8), (4, 128, 96), (1, 9, 31), (1, 16, 16), (3, 33, 64)]
+TOLERANCE = 1e-2  # of float16 against float16 with sums in another order, as a relative norm
+SLEEP_CYCLES = 1_000_000_000  # some 0.5 s of a GPU's time
+
+Weights = Mapping[str, Tensor]
+
+
+def random_weights(seed: int = 0, hidden: int = 32) -> Weights:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "first.weight": (hidden, CHANNELS, 3, 3),
+        "first.bias": (hidden,),
+        "last.weight": (CHANNELS, hidden, 3, 3),
+        "last.bias": (CHANNELS,),
+    }
+    return {name: (0.1 * torch.randn(shape, generator=generator)).half() for name, shape in shapes.items()}
+
+
+def by_torch(weights: Weights, x: Tensor) -> Tensor:
+    conv = torch.nn.functional.conv2d
+    first, first_bias, last, last_bias = (weight.to(x.device) for weight in weights.values())
+    return conv(conv(x.half(), first, first_bias, padding=1).relu(), last, last_bias, padding=1).float()
+
+
+def onnx_model(weights: Weights) -> bytes:
+    """Two convolutions in float16, input and output float32, as all of the package's graphs are."""
+    onnx = pytest.importorskip("onnx")
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    float32, float16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["x"], ["half"], to=float16),
+            node("Conv", ["half", "first.weight", "first.bias"], ["hidden"], pads=[1, 1, 1, 1]),
+            node("Relu", ["hidden"], ["active"]),
+            node("Conv", ["active", "last.weight", "last.bias"], ["out"], pads=[1, 1, 1, 1]),
+            node("Cast", ["out"], ["y"], to=float32),
+        ],
+        "convolutions",
+        [value("x", float32, INPUTS["x"])],
+        [value("y", float32, INPUTS["x"])],
+        [onnx.numpy_helper.from_array(weight.numpy(), name) for name, weight in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def build(trt: Any, weights: Weights, *, refit: bool = False) -> bytes:
+    """A plan. Raises EngineError with the library's words where it builds none."""
+    log = engine_log(trt)
+    builder = trt.Builder(log.handle)
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
+    parser = trt.OnnxParser(network, log.handle)
+    assert parser.parse(onnx_model(weights)), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    for profile in PROFILES:
+        made = builder.create_optimization_profile()
+        for name, dims in INPUTS.items():
+            made.set_shape(name, *profile.shapes(dims))
+        assert config.add_optimization_profile(made) >= 0
+    if refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise log.failure("no engine was built", "")
+    return bytes(plan)
+
+
+@pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
+def library(request: pytest.FixtureRequest) -> tuple[Any, bytes]:
+    """A library that runs on this card, and a plan of ``random_weights()``."""
+    try:
+        trt = importlib.import_module(request.param)
+    except (ImportError, OSError) as error:
+        pytest.skip(f"{request.param} cannot be imported: {error}")
+    try:
+        plan = build(trt, random_weights())
+    except EngineError as error:
+        pytest.skip(f"{request.param} {trt.__version__} does not build for this card: {error}")
+    log = engine_log(trt)
+    if trt.Runtime(log.handle).deserialize_cuda_engine(plan) is None:
+        pytest.skip(str(log.failure(f"{request.param} {trt.__version__} does not run on this card", "")))
+    return trt, plan
+
+
+@pytest.fixture
+def workspace() -> Workspace:
+    return Workspace(torch.device("cuda"))
+
+
+@pytest.fixture
+def make(library: tuple[Any, bytes], workspace: Workspace) -> Callable[..., EngineSession]:
+    def session(plan: bytes = library[1], **options: Any) -> EngineSession:
+        return open_plan(library[0], plan, workspace, **options)
+
+    return session
+
+
+def open_plan(trt: Any, plan: bytes, workspace: Workspace, **options: Any) -> EngineSession:
+    inputs = options.pop("inputs", INPUTS)
+    return EngineSession(trt, lambda: plan, inputs, PROFILES, workspace.device, workspace, **options)
+
+
+def noise(b: int, h: int, w: int, seed: int = 0) -> Tensor:
+    return torch.randn(b, CHANNELS, h, w, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
+def away(out: Tensor, expected: Tensor) -> float:
+    return ((out - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("cuda_graphs", [0, 2])
+def test_several_shapes_again_and_again(make: Any, cuda_graphs: int) -> None:
+    session, weights = make(cuda_graphs=cuda_graphs), random_weights()
+    for turn in range(4):
+        for size in SIZES:
+            x = noise(*size, seed=turn)
+            out = session.run({"x": x})
+            assert out.dtype == torch.float32
+            assert away(out, by_torch(weights, x)) < TOLERANCE
+    assert len(session._replays) <= cuda_graphs
+
+
+def test_a_replay_is_the_plain_run_to_the_bit(make: Any) -> None:
+    session, plain = make(), make(cuda_graphs=0)
+    outs = []
+    for seed in range(6):
+        x = noise(2, 24, 24, seed)
+        outs.append((session.run({"x": x}), plain.run({"x": x}), by_torch(random_weights(), x)))
+    captures_itself = session._execution.captures_itself  # and then changes kernels between runs
+    assert len(session._replays) == (0 if captures_itself else 1)
+    for out, expected, reference in outs:
+        assert away(out, reference) < TOLERANCE
+        assert captures_itself or torch.equal(out, expected)
+
+
+def test_a_capture_survives_no_growth_of_the_buffer(make: Any) -> None:
+    session, x = make(), noise(1, 16, 16)
+    for _ in range(3):
+        first = session.run({"x": x})
+    session.run({"x": noise(4, 128, 128)})
+    for _ in range(3):
+        assert away(session.run({"x": x}), first) < TOLERANCE
+
+
+def test_engines_share_the_buffer_and_hand_tensors_on_without_a_copy(make: Any, workspace: Workspace) -> None:
+    weights, others = random_weights(), random_weights(1)
+    first, second = make(), make(build(make()._trt, others))
+    for seed in range(4):
+        x = noise(2, 64, 64, seed)
+        middle = first.run({"x": x})
+        out = second.run({"x": middle})
+        if seed == 0:  # later runs may be replays, with inputs of their own
+            assert second._execution._context.get_tensor_address("x") == middle.data_ptr()
+        assert away(middle, by_torch(weights, x)) < TOLERANCE
+        assert away(out, by_torch(others, by_torch(weights, x))) < TOLERANCE
+    assert workspace.size == workspace.peak
+
+
+def test_runs_keep_their_place_in_the_callers_stream_and_wait_for_nothing(make: Any) -> None:
+    session, weights = make(), random_weights()
+    values = noise(1, 32, 32, seed=3)
+    for _ in range(4):  # loaded, and captured where it captures
+        session.run({"x": values})
+    for stream in (torch.cuda.default_stream(), torch.cuda.Stream()):
+        x = torch.zeros_like(values)
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            session.run({"x": x}).mul(2)  # torch has memory for this stream now
+            torch.cuda.synchronize()
+            torch.cuda._sleep(SLEEP_CYCLES)
+            started = time.perf_counter()
+            x.copy_(values)
+            out = session.run({"x": x})
+            x.fill_(torch.nan)
+            doubled = out * 2
+            waited_s = time.perf_counter() - started
+            busy = not stream.query()
+        torch.cuda.synchronize()
+        assert away(doubled, 2 * by_torch(weights, values)) < TOLERANCE
+        assert busy, f"the run took {waited_s:.3f} s and waited for the device"
+
+
+def test_unloading_frees_the_card(make: Any, workspace: Workspace) -> None:
+    hidden = 8192  # 64 MiB to work in for a picture of 64x64
+    plan = build(make()._trt, random_weights(hidden=hidden))
+    session = make(plan)
+    x = noise(2, 64, 64)
+
+    def free_bytes() -> int:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
+
+    first = session.run({"x": x})  # the library and the driver keep some memory from then on
+    session.unload()
+    before = free_bytes()
+    session.run({"x": x})
+    held = before - free_bytes()
+    assert held >= workspace.size > 0
+    session.unload()
+    assert workspace.size == 0
+    assert before - free_bytes() < held / 4
+    assert away(session.run({"x": x}), first) < TOLERANCE
+
+
+def test_sizes_beyond_the_profiles_and_the_budget(library: tuple[Any, bytes]) -> None:
+    trt, plan = library
+    workspace = Workspace(torch.device("cuda"), budget=len(plan))
+    session = open_plan(trt, plan, workspace)
+    with pytest.raises(UncoveredError, match="h=200"):
+        session.run({"x": noise(1, 200, 16)})
+    with pytest.raises(UncoveredError, match="the budget is"):
+        session.run({"x": noise(4, 128, 128)})
+
+
+def test_a_damaged_plan_is_refused(library: tuple[Any, bytes], workspace: Workspace) -> None:
+    trt, plan = library
+    with pytest.raises(EngineError, match="cannot be read"):
+        open_plan(trt, b"\0" * 64 + plan[64:], workspace).run({"x": noise(1, 16, 16)})
+
+
+def test_a_runtime_cache_is_written_and_taken_again(make: Any, tmp_path: Path) -> None:
+    session = make(runtime_cache=tmp_path / "engine.cache")
+    session.run({"x": noise(1, 16, 16)})
+    if session._execution.runtime_cache is None:
+        pytest.skip("this library keeps none")
+    session.unload()
+    written = (tmp_path / "engine.cache").stat()
+    again = make(runtime_cache=tmp_path / "engine.cache")
+    again.run({"x": noise(1, 16, 16)})
+    assert (tmp_path / "engine.cache").stat().st_ino == written.st_ino  # a refused one would be gone
+
+
+def test_refit_a_b_a(library: tuple[Any, bytes], workspace: Workspace) -> None:
+    trt, _ = library
+    base = random_weights()
+    try:
+        plan = build(trt, base, refit=True)
+    except EngineError as error:
+        pytest.skip(f"no refittable engine here: {error}")
+    session = open_plan(trt, plan, workspace, base_weights=base)
+    x = noise(2, 32, 32)
+    a, b = random_weights(1), random_weights(2)
+    sets: dict[str, dict[str, Tensor]] = {
+        "none": {},
+        "a": {"first.weight": a["first.weight"]},
+        "b": {name: b[name] for name in ("first.bias", "last.weight")},
+    }
+    outs: dict[str, Tensor] = {}
+
+    def same(out: Tensor, expected: Tensor) -> bool:
+        changes_kernels = session._execution.captures_itself  # RTX does, when it has compiled better ones
+        return away(out, expected) < 1e-3 if changes_kernels else torch.equal(out, expected)
+
+    for name in ("none", "a", "b", "a", "none", "b"):
+        assert str(session.set_weights(sets[name])) == f"{len(sets[name])} of {len(sets[name])} weights"
+        out = [session.run({"x": x}) for _ in range(3)][-1]
+        assert away(out, by_torch({**base, **sets[name]}, x)) < TOLERANCE
+        assert same(out, outs.setdefault(name, out))
+    with pytest.raises(EngineError, match="covers 0 of 1 weights; it has no other"):
+        session.set_weights({"other": a["first.weight"]})
+    session.unload()
+    assert same(session.run({"x": x}), outs["b"])
