@@ -65,14 +65,20 @@ class Case:
         return {} if mask is None else {"mask": mask}
 
     def pipe(
-        self, tiny: Path, checkpoint: str = "tiny_sd15", prefix: str = "", device: str = "cpu", dtype: str = "float32"
+        self,
+        tiny: Path,
+        checkpoint: str = "tiny_sd15",
+        prefix: str = "",
+        device: str = "cpu",
+        dtype: str = "float32",
+        **options: Any,
     ) -> adt.BasicPipe:
         motion = self.settings["motion_module"]
         context = self.settings["context"]
-        options = None
+        windows = None
         if context is not None:
             assert context["kind"] == "ADE_StandardStaticContextOptions"
-            options = adt.ContextOptions(
+            windows = adt.ContextOptions(
                 context_length=context["context_length"],
                 context_overlap=context["context_overlap"],
                 fuse_method=context.get("fuse_method"),
@@ -83,10 +89,10 @@ class Case:
             tiny / f"{checkpoint}.safetensors",
             motion_module=motion and tiny / f"{motion}.safetensors",
             loras=[] if prefix else self.loras(tiny),
-            context=options,
+            context=windows,
             device=device,
             dtype=dtype,
-            backend="torch",
+            **{"backend": "torch"} | options,
         )
         return pipe.with_conditioning(**self.conditioning(prefix))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -72,10 +73,10 @@ def test_a_changed_file_is_noticed(tmp_path: Path, data: bytes, time_ns: int | N
 
 def test_a_file_written_this_moment_is_not_remembered(tmp_path: Path) -> None:
     """It may change again within the same tick of the clock."""
-    digests = Digests(tmp_path)
-    for index in range(50):
-        sha256 = write(tmp_path / "file", b"%04d" % index, None)
-        assert digests.of(tmp_path / "file") == sha256
+    digests, reads = Digests(tmp_path), Reads()
+    sha256 = write(tmp_path / "file", b"data", None)
+    assert digests.of(tmp_path / "file") == digests.of(tmp_path / "file", reads) == sha256
+    assert reads.steps == [(4, 4)]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"7", b"\xff\xfe", b"[" * 100_000, b'{"%s": 7}', b'{"%s": {}}'])
@@ -87,6 +88,15 @@ def test_a_damaged_memory_is_ignored(tmp_path: Path, damage: bytes) -> None:
     reads = Reads()
     assert Digests(tmp_path).of(path, reads) == sha256
     assert reads.steps == []
+
+
+def test_a_digest_that_is_none_is_ignored(tmp_path: Path) -> None:
+    sha256 = write(tmp_path / "file", b"data")
+    Digests(tmp_path).of(tmp_path / "file")
+    known = json.loads((tmp_path / "digests.json").read_text())
+    known[str(tmp_path / "file")]["sha256"] = 7
+    (tmp_path / "digests.json").write_text(json.dumps(known))
+    assert Digests(tmp_path).of(tmp_path / "file") == sha256
 
 
 def test_two_processes_learn_from_each_other(tmp_path: Path) -> None:

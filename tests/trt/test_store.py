@@ -240,6 +240,9 @@ def child() -> Iterator[Child]:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             processes.enter_context(process)
             processes.callback(process.kill)
+            too_long = threading.Timer(30, process.kill)  # a word that never comes fails, and does not hang
+            too_long.start()
+            processes.callback(too_long.cancel)
             return process
 
         yield start
@@ -439,6 +442,14 @@ def test_a_damaged_plan_is_set_aside_and_built_again(store: Store, damage: Calla
     assert words in aside["set_aside"]["reason"]
     assert aside["files"][0]["sha256"] == entry.sha256
     assert store.verify(add(store)) is None
+
+
+def test_an_engine_without_its_plan_is_no_engine(store: Store) -> None:
+    add(store).plan.unlink()
+    assert store.entries() == []
+    assert store.get(IDENTITY) is None
+    assert [leftover.reason for leftover in store.prune()] == ["one of its files is missing"]
+    assert tree(store.folder) == {}
 
 
 def test_building_mends_what_is_damaged(store: Store) -> None:

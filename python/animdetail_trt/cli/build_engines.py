@@ -189,7 +189,7 @@ def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavou
 
     with display.steps(f"{number} {job.title}") as progress:
         entry, built = build(
-            job, store, flavour, check=args.check, progress=progress,
+            job, store, flavour, check=args.check or None, progress=progress,
             waiting=lambda: display.note(f"{job.title}: another process is building it; waiting"),
         )  # fmt: skip
     unfused = unfused_attention(entry)

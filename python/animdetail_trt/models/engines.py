@@ -146,12 +146,12 @@ def build(
     *,
     progress: Progress = lambda phase, done, steps: None,
     waiting: Callable[[], None] | None = None,
-    check: bool = False,
+    check: bool | None = None,
 ) -> tuple[Entry, bool]:
     """The job's engine, and whether it was built now: one that is there and whole is taken.
 
     flavour: None keeps the graph for onnxruntime
-    check: compare the graph with torch whatever its size
+    check: compare the graph with torch; by default where it is small
     Raises EngineError where the graph computes something else than torch, or TensorRT cannot build it.
     """
     with store.building(job.identity, waiting) as place:
@@ -176,11 +176,12 @@ def build(
         return place.commit(plan, _about(job, graph, built, time.perf_counter() - start)), True
 
 
-def _export(job: Job, folder: Path, check: bool) -> Graph:
+def _export(job: Job, folder: Path, check: bool | None) -> Graph:
     module = graph_module(job)
     graph = export_graph(module, folder, job.identity.name, _OUTPUTS[job.component])
     precision = job.identity.source.precision
-    if (check or graph.weight_bytes < _CHECKED_BYTES) and precision != "bf16":  # onnxruntime computes none on a CPU
+    check = graph.weight_bytes < _CHECKED_BYTES if check is None else check
+    if check and precision != "bf16":  # onnxruntime computes none on a CPU
         sizes = [size | {"t": size["f"] if job.variant.frame_prompts else 1} for size in _CHECKED_SIZES]
         check_graph(graph, lambda **inputs: module(*inputs.values()), sizes, precision)
     return graph

@@ -11,6 +11,7 @@ from typing import Any
 _LINE = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+)", re.MULTILINE)
 _TACTIC = re.compile(r"TacticName: ([^,\s]*)")
 _ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_GRAPH = re.compile(r"_myl(\d+)_\d+$")
 _FUSED_ATTENTION = "mha"  # as in _gemm_mha_v2, TensorRT's kernels for attention
 
 
@@ -24,8 +25,14 @@ class Layer:
     sources: tuple[str, ...]
 
     @property
-    def has_softmax(self) -> bool:
-        return any(source.rsplit("/", 1)[-1].startswith("Softmax") for source in self.sources)
+    def softmaxes(self) -> list[str]:
+        return [source for source in self.sources if source.rsplit("/", 1)[-1].startswith("Softmax")]
+
+    @property
+    def graph(self) -> str:
+        """Which of a plan's compiled graphs it is in; each profile has its own."""
+        match = _GRAPH.search(self.name)
+        return match[1] if match else ""
 
     @property
     def is_fused_attention(self) -> bool:
@@ -59,9 +66,13 @@ def parse_inspector(layers: Iterable[Any]) -> list[Layer]:
 def summary_of(layers: Iterable[Layer]) -> dict[str, Any]:
     """For the sidecar: layers by kind, attention fused and not, and the softmaxes that stand alone by name."""
     layers = list(layers)
-    alone = [layer for layer in layers if layer.has_softmax and not layer.is_fused_attention]
+    fused = [layer for layer in layers if layer.is_fused_attention]
+    # A kernel for attention may come with copies before and after it, such as heads of 12 padded to 16: they bear its
+    # nodes' names too, and compute no softmax.
+    inside = {(layer.graph, softmax) for layer in fused for softmax in layer.softmaxes}
+    alone = {softmax for layer in layers for softmax in layer.softmaxes if (layer.graph, softmax) not in inside}
     return {
         "kinds": dict(collections.Counter(layer.kind for layer in layers).most_common()),
-        "fused_attention": sum(layer.is_fused_attention for layer in layers),
-        "unfused_softmax": sorted({source for layer in alone for source in layer.sources if "Softmax" in source}),
+        "fused_attention": len(fused),
+        "unfused_softmax": sorted(alone),
     }

@@ -20,7 +20,7 @@ class OnnxSession(Session):
 
     def __init__(self, path: Path, inputs: Inputs, profiles: Sequence[Profile]) -> None:
         self.inputs, self.profiles = inputs, profiles
-        self._path = path
+        self.path = path
         self._session: Any = None
 
     def covers(self, sizes: Mapping[str, int]) -> bool:
@@ -45,8 +45,8 @@ class OnnxSession(Session):
             options.log_severity_level = 3
             try:
                 self._session = onnxruntime.InferenceSession(
-                    str(self._path), options, providers=["CPUExecutionProvider"]
+                    str(self.path), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # onnxruntime has its own kinds
-                raise EngineError(f"onnxruntime cannot load {self._path}: {error}. Use backend='torch'") from error
+                raise EngineError(f"onnxruntime cannot load {self.path}: {error}. Use backend='torch'") from error
         return self._session
