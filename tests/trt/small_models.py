@@ -103,14 +103,19 @@ def _motion_module(positions: int, middle: bool) -> dict[str, Tensor]:
         )
     tensors = {}
     for key, value in _weights(unet, SEED + positions).items():
-        if ".motion_modules." in key:
-            for ours, theirs in _RENAMES:
-                key = key.replace(ours, theirs)
-            block, number, rest = key.partition(".motion_modules.")[0], *key.partition(".motion_modules.")[2].split(".", 1)
-            tensors[f"{block}.motion_modules.{number}.temporal_transformer.{rest}"] = value
+        block, is_motion, rest = key.partition(".motion_modules.")
+        number, _, rest = rest.partition(".")
+        if is_motion:
+            tensors[f"{block}.motion_modules.{number}.temporal_transformer.{_original_name(rest)}"] = value
     tables = {key: value for key, value in tensors.items() if key.endswith(".pe")}
     seconds = {key.replace("attention_blocks.0", "attention_blocks.1"): value.clone() for key, value in tables.items()}
     return tensors | seconds
+
+
+def _original_name(name: str) -> str:
+    for ours, theirs in _RENAMES:
+        name = name.replace(ours, theirs)
+    return name
 
 
 def _lora() -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a tick or a name that the terminal's encoding lacks
     try:
         args = build_parser().parse_args(argv)
+        args.command_line = ["animdetail-trt", *(sys.argv[1:] if argv is None else argv)]
         with _signals_as_exit():
             code: int = args.run(args)
         sys.stdout.flush()

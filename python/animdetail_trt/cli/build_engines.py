@@ -42,6 +42,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     models("--motion-effect", type=between(0, 100), default=1.0, help="as for `detail`")
     models("--controlnet", action="store_true", help="the UNet takes a ControlNet's residuals as well")
     models("--frame-prompts", action="store_true", help="the UNet takes a prompt for each frame as well")
+    models(
+        "--refittable",
+        action="store_true",
+        help="the UNet takes LoRAs later, in seconds, instead of an engine for each; needs a GPU here",
+    )
     build = parser.add_argument_group("engines").add_argument
     build(
         "--engine-dir",
@@ -164,7 +169,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 def _variant(args: argparse.Namespace) -> Any:
     from animdetail_trt.models.engines import UNetVariant
 
-    return UNetVariant(args.controlnet, args.frame_prompts)
+    return UNetVariant(args.controlnet, args.frame_prompts, args.refittable)
 
 
 def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
@@ -181,6 +186,11 @@ def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
         raise InputError(
             f"there is no GPU here to build for ({reason}). Name the one that the engines will run on: --target-sm 89"
         )
+    if args.refittable and not cards:
+        raise InputError(
+            f"--refittable needs a GPU here: {flavour.name} builds such engines on no other machine ({reason}). "
+            "Leave it out: a LoRA is then merged, and an engine built for it with --lora"
+        )
     return flavour, Target(flavour.name, flavour.version, check_target(flavour, capability))
 
 
@@ -189,7 +199,7 @@ def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavou
 
     with display.steps(f"{number} {job.title}") as progress:
         entry, built = build(
-            job, store, flavour, check=args.check or None, progress=progress,
+            job, store, flavour, check=args.check or None, progress=progress, command=args.command_line,
             waiting=lambda: display.note(f"{job.title}: another process is building it; waiting"),
         )  # fmt: skip
     unfused = unfused_attention(entry)

@@ -69,7 +69,14 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
-    add("--backend", default="auto", help="what runs the models")
+    add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
+    add(
+        "--engine-dir",
+        type=Path,
+        metavar="DIR",
+        help="where build-engines put the engines, if not where it does by itself",
+    )
+    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="GPU memory that engines may take")
     add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
     add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
     add("--context-schedule", metavar="NAME", help="how windows are laid; a wrong name lists them")
@@ -348,6 +355,7 @@ def _load_pipe(args: argparse.Namespace) -> Any:
         args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
         motion_scale=args.motion_scale, motion_effect=args.motion_effect, beta_schedule=args.beta_schedule,
         context=_context(args), device=args.device, dtype=args.dtype, backend=args.backend,
+        engine_dir=args.engine_dir, vram_budget=None if args.vram_budget is None else int(args.vram_budget * 1e9),
     )  # fmt: skip
     return pipe.with_prompt(args.prompt, args.negative)
 

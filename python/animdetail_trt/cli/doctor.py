@@ -12,12 +12,23 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from animdetail_trt import __version__
-from animdetail_trt.errors import UnavailableError
+from animdetail_trt.errors import AnimDetailError, UnavailableError
 
 Status = Literal["ok", "missing", "optional"]
+
+# Name, module, what it is for, the extra that brings it.
+_FOR_ENGINES = (
+    ("tensorrt", "tensorrt", "engines for every NVIDIA GPU, built on that GPU", "tensorrt"),
+    ("tensorrt_rtx", "tensorrt_rtx", "engines for GeForce and RTX cards, built without one too", "rtx"),
+    ("onnx", "onnx", "writes the graphs that engines are built from", "rtx"),
+    ("onnxruntime", "onnxruntime", "runs graphs on the CPU, to check them", "rtx"),
+    ("polygraphy", "polygraphy", "compares graphs with torch", "rtx"),
+    ("cuda", "cuda.bindings.runtime", "tells build-engines which GPU is there", "rtx"),
+)
 
 _MARKS: dict[Status, str] = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "optional": "[yellow]-[/]"}
 
@@ -57,9 +68,8 @@ def examine() -> list[Finding]:
         lambda: _package("diffusers", "diffusers"), lambda: _package("transformers", "transformers"),
         lambda: _package("safetensors", "safetensors"),
         _video, _opencv, _face_weights,
-        lambda: _for_engines("tensorrt", "tensorrt"), lambda: _for_engines("tensorrt_rtx", "tensorrt-rtx-cu13"),
-        lambda: _for_engines("onnx", "onnx"), lambda: _for_engines("polygraphy", "polygraphy"),
-        lambda: _for_engines("cuda", "cuda-python"),
+        *(partial(_for_engines, *needed) for needed in _FOR_ENGINES),
+        _engine_gpu, _engine_folder,
     )  # fmt: skip
     return [look() for look in looks]
 
@@ -69,20 +79,15 @@ def judge(findings: list[Finding]) -> dict[str, bool]:
     ok = {finding.name for finding in findings if finding.status == "ok"}
     models = {"native extension", "torch", "diffusers", "transformers", "safetensors"} <= ok
     gpu = "cuda device" in ok
-    engines = ("tensorrt" in ok or "tensorrt_rtx" in ok) and {"onnx", "polygraphy", "cuda"} <= ok
+    flavour = "tensorrt_rtx" in ok or ("tensorrt" in ok and gpu)
     return {
         "detail image folders on the CPU": models,
         "detail videos": models and "video (av)" in ok,
         "detail on a CUDA GPU": models and gpu,
         "detect faces": {"opencv", "face weights"} <= ok,
-        "TensorRT engines": models and gpu and engines and _has_engine_backend(),
+        "build engines": models and flavour and "onnx" in ok,
+        "run engines": models and "engine gpu" in ok,
     }
-
-
-def _has_engine_backend() -> bool:
-    from animdetail_trt.backends.select import BACKEND_NAMES
-
-    return "tensorrt" in BACKEND_NAMES
 
 
 def _python() -> Finding:
@@ -191,12 +196,67 @@ def _package(module: str, package: str) -> Finding:
     )
 
 
-def _for_engines(module: str, package: str) -> Finding:
-    found = _version(module, package)
-    if found:
-        return Finding(module, "ok", f"{found}; nothing in this version uses it")
-    remedy = "none needed: TensorRT engines come with a later version"
-    return Finding(module, "optional", "not installed; nothing in this version uses it", remedy)
+def _for_engines(name: str, module: str, purpose: str, extra: str) -> Finding:
+    """Imported, for one that is installed may be broken: a library of it that is missing, or for another driver."""
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # of a library's own loader, which has many kinds
+        absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        told = "not installed" if absent else f"installed, and does not load ({error})"
+        how = "install" if absent else "install --force-reinstall"
+        return Finding(name, "optional", f"{told}; {purpose}", f"pip {how} 'animdetail-trt[{extra}]'")
+    version = getattr(found, "__version__", None) or _version("cuda", "cuda-bindings")
+    return Finding(name, "ok", f"{version}; {purpose}")
+
+
+def _engine_gpu() -> Finding:
+    """A GPU that torch sees and an installed TensorRT knows."""
+    from animdetail_trt.trt.flavour import installed_flavours
+
+    name, every_gpu = "engine gpu", "pip install 'animdetail-trt[tensorrt]'"
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        return Finding(name, "optional", "torch is missing", "pip install torch")
+    flavours = installed_flavours()
+    if not flavours:
+        return Finding(name, "optional", "no TensorRT is there", f"{every_gpu} or, for GeForce and RTX cards, [rtx]")
+    if not torch.cuda.is_available():
+        remedy = "see cuda device; for another machine's GPU: animdetail-trt build-engines --target-sm 89"
+        return Finding(name, "optional", "torch has no CUDA device to run engines on", remedy)
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    able = [
+        f"{device.name} with {flavour.name}" for device in devices for flavour in flavours
+        if not flavour.builds_ahead or f"{device.major}.{device.minor}" in flavour.targets()
+    ]  # fmt: skip
+    if not able:
+        known = "; ".join(f"{flavour.name} runs on {', '.join(flavour.targets())}" for flavour in flavours)
+        told = ", ".join(f"{device.name} ({device.major}.{device.minor})" for device in devices)
+        return Finding(name, "optional", f"no engine can run on {told}: {known}", every_gpu)
+    return Finding(name, "ok", "; ".join(able))
+
+
+def _engine_folder() -> Finding:
+    name = "engine folder"
+    try:
+        from animdetail_trt.cli.engine_words import told_bytes
+        from animdetail_trt.trt.layout import bytes_of
+        from animdetail_trt.trt.store import Store
+        from animdetail_trt.trt.system import default_folder
+
+        folder = default_folder()
+        engines = len(Store(folder).entries())
+        size = bytes_of(folder) if folder.exists() else 0
+    except ImportError as error:
+        return Finding(name, "optional", f"{error}", f"pip install {error.name}")
+    except (AnimDetailError, OSError) as error:
+        return Finding(name, "optional", f"{error}", "set ANIMDETAIL_ENGINE_DIR to a folder that you may write to")
+    told = f"{engines} engine{'' if engines == 1 else 's'}, {told_bytes(size)}, in {folder}"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        remedy = "set ANIMDETAIL_ENGINE_DIR to a folder that you may write to"
+        return Finding(name, "optional", f"{told}, which cannot be written to", remedy)
+    return Finding(name, "ok", f"{told}, writable")
 
 
 def _version(module: str, package: str) -> str:

@@ -26,7 +26,8 @@ _TEXT: Rgb = (233, 236, 240)
 _DIM: Rgb = (148, 155, 166)
 _WEIGHTS: Rgb = (76, 201, 240)
 _ACTIVATIONS: Rgb = (249, 199, 79)
-_LAYERS: Rgb = (144, 190, 109)
+_FUSED: Rgb = (144, 190, 109)
+_LAYERS: Rgb = (199, 125, 255)
 _UNFUSED: Rgb = (249, 101, 110)
 
 _WIDTH = 1200
@@ -36,8 +37,8 @@ _TITLE_H = 78
 _HEADING_H = 52
 _ROW_H = 36
 _BAR_H = 18
-_LABEL_W = 250
-_VALUE_W = 250
+_LABEL_W = 230
+_VALUE_W = 216
 _GAP = 18
 _KINDS = 10
 
@@ -103,8 +104,8 @@ def _attention(entry: Entry) -> _Panel:
     if not layers:
         return _Panel("", (), ())
     fused, alone = layers["fused_attention"], len(layers["unfused_softmax"])
-    rows = [_Row("attention layers", ((fused, _LAYERS), (alone, _UNFUSED)), f"{fused} of {fused + alone} fused")]
-    legend = (("fused", _LAYERS), ("a softmax of its own", _UNFUSED))
+    rows = [_Row("attention", ((fused, _FUSED), (alone, _UNFUSED)), f"{fused:,} fused, {alone:,} not")]
+    legend = (("fused kernels", _FUSED), ("softmaxes that stand alone", _UNFUSED))
     return _Panel("Attention", legend, tuple(rows if fused + alone else ()))
 
 
@@ -115,7 +116,8 @@ def _layers(entry: Entry) -> _Panel:
     rest = counts[_KINDS:]
     shown = counts[:_KINDS] + ([(f"{len(rest)} other kinds", sum(count for _, count in rest))] if rest else [])
     rows = tuple(_Row(kind, ((count, _LAYERS),), f"{count:,}") for kind, count in shown)
-    return _Panel(f"{sum(kinds.values()):,} layers by kind", (), rows)
+    among = f", in {len(entry.profiles)} profiles" if len(entry.profiles) > 1 else ""
+    return _Panel(f"{sum(kinds.values()):,} layers by kind{among}", (), rows)
 
 
 @dataclass(frozen=True)

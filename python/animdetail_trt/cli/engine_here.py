@@ -19,6 +19,8 @@ from animdetail_trt.trt.optional import optional
 if TYPE_CHECKING:
     from animdetail_trt.trt.sidecar import Entry
 
+_LIBRARIES = (*FLAVOUR_NAMES, ONNXRUNTIME)
+
 
 class Here:
     """This machine's libraries, cards and model files, each asked once and only where an engine needs it."""
@@ -36,7 +38,7 @@ class Here:
 
     def library_version(self, flavour: str) -> str | None:
         """Of a flavour that can be imported, or of onnxruntime; None where it cannot."""
-        if flavour not in (*FLAVOUR_NAMES, ONNXRUNTIME):
+        if flavour not in _LIBRARIES:
             return None
         if flavour not in self._versions:
             try:
@@ -61,9 +63,8 @@ class Here:
     def _missing_library(self, entry: Entry) -> Iterator[str]:
         flavour = entry.identity.target.flavour
         if self.library_version(flavour) is None:
-            known = flavour in (*FLAVOUR_NAMES, ONNXRUNTIME)
-            broken = known and find_spec(flavour) is not None
-            yield f"{flavour} cannot be imported (see: animdetail-trt doctor)" if broken else f"{flavour} is not installed"
+            broken = flavour in _LIBRARIES and find_spec(flavour) is not None
+            yield f"{flavour} {'cannot be imported (see: animdetail-trt doctor)' if broken else 'is not installed'}"
 
     def _missing_card(self, capability: str) -> Iterator[str]:
         cards, reason = self._cards
@@ -90,7 +91,7 @@ class Here:
             raise _NotKnownError
 
         try:
-            return self._digests.of(path, stop)
+            return self._digests.of(path)
         except _NotKnownError:
             return None
 

@@ -52,7 +52,8 @@ def print_report(console: Console, entry: Entry, reasons: Sequence[str]) -> None
         ("for", f"{told_target(entry)}, {entry.identity.source.precision}"),
         ("when", f"{built_at(entry):%Y-%m-%d %H:%M}" + (f", in {about['build_s']:g} s" if "build_s" in about else "")),
         ("by", ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())),
-        *(("file", f"{part.path.name}, {told_bytes(part.size)}, SHA-256 {part.sha256[:_DIGEST]}") for part in entry.parts),
+        *(("file", f"{part.path.name}, {told_bytes(part.size)}, SHA-256 {part.sha256[:_DIGEST]}")
+          for part in entry.parts),
         ("usable here", f"no: {'; '.join(reasons)}" if reasons else "yes"),
     ])  # fmt: skip
     _print_rows(console, "made of", _made_of(entry))
@@ -106,11 +107,15 @@ def _print_layers(console: Console, entry: Entry) -> None:
         return
     kinds = layers["kinds"]
     most = max(kinds.values(), default=1)
-    _print_rows(console, f"{sum(kinds.values())} layers", [
+    among = f" in {len(entry.profiles)} profiles" if len(entry.profiles) > 1 else ""
+    _print_rows(console, f"{sum(kinds.values())} layers{among}", [
         (kind, f"{count:5}  {'█' * max(1, round(count / most * _BAR))}") for kind, count in kinds.items()
     ])  # fmt: skip
     alone = layers["unfused_softmax"]
-    rows = [("fused", str(layers["fused_attention"])), ("not fused", str(len(alone)))]
+    rows = [
+        ("fused", f"{layers['fused_attention']} kernels"),
+        ("not fused", f"{len(alone)} softmax{'' if len(alone) == 1 else 'es'}"),
+    ]
     rows += [("", name) for name in alone[:_MOST_NAMES]]
     if len(alone) > _MOST_NAMES:
         rows.append(("", f"and {len(alone) - _MOST_NAMES} more, in {entry.sidecar.name}"))

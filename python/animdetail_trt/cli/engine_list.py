@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +25,7 @@ def list_engines(folder: EngineFolder, *, as_json: bool) -> int:
         print(json.dumps([as_record(entry, reasons) for entry, reasons in engines], indent=2))
     elif engines:
         console = open_console()
-        console.print(_table(engines))
+        console.print(_table(engines), "")
         for reason, names in _by_reason(engines).items():
             console.print(Text(f"{reason}: {names}", "yellow"))
         total = told_bytes(sum(entry.size for entry, _ in engines))
@@ -39,7 +38,7 @@ def list_engines(folder: EngineFolder, *, as_json: bool) -> int:
 
 def _table(engines: Sequence[_Engine]) -> Table:
     """Four columns of several lines each, so that it fits a terminal of 80."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 2, 1, 0), pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False, header_style="dim")
     table.add_column("engine", overflow="fold", min_width=max(len(entry.name) for entry, _ in engines))
     for heading in ("built for", "size", "here"):
         table.add_column(heading)
@@ -63,7 +62,8 @@ def _by_reason(engines: Sequence[_Engine]) -> dict[str, str]:
         for reason in reasons:
             names[reason].append(entry.name)
     return {
-        reason: ", ".join(those) if len(those) < len(engines) else f"all {len(those)}" for reason, those in names.items()
+        reason: ", ".join(those) if len(those) < len(engines) else f"all {len(those)}"
+        for reason, those in names.items()
     }
 
 

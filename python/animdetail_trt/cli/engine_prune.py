@@ -33,7 +33,7 @@ class Criteria:
 
 
 def prune_engines(folder: EngineFolder, criteria: Criteria, *, dry_run: bool, yes: bool) -> int:
-    if not (yes or dry_run or sys.stdin.isatty()):
+    if not (yes or dry_run or (sys.stdin and sys.stdin.isatty())):
         raise InputError("nobody can be asked here. Add --yes, or --dry-run to see what would be removed")
     chosen = choose_unwanted(folder.entries.values(), criteria, Here(folder.store.folder))
 

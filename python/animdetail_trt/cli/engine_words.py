@@ -70,8 +70,8 @@ def told_loras(entry: Entry) -> list[str]:
 
 def models_of(entry: Entry) -> list[tuple[str, Path, str]]:
     """Role, file and SHA-256 of everything that this engine was made of."""
-    weights = entry.identity.source.weights
-    files = [(role, Path(path), weights[role]) for role, path in entry.about.get("files", {}).items() if role in weights]
+    weights, paths = entry.identity.source.weights, entry.about.get("files", {})
+    files = [(role, Path(path), weights[role]) for role, path in paths.items() if role in weights]
     roles = [role for role, _, _ in entry.identity.source.loras]
     return files + [(role, path, digest) for role, (path, digest, _) in zip(roles, loras_of(entry), strict=True)]
 

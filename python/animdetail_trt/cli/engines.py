@@ -1,4 +1,4 @@
-"""``animdetail-trt engines list | verify | prune | inspect``: the engines that were built, and the disk that they take."""
+"""``animdetail-trt engines list | verify | prune | inspect``: the engines that were built, and what they take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _add_list(actions: _Actions) -> argparse.ArgumentParser:
         "list",
         help="what was built, and whether it can be used here",
         description="What was built, for what, how large it is, and whether it can be used here: with this machine's "
-        "libraries, GPU and model files. Model files are not read: their size and times tell whether they have changed.",
+        "libraries, GPU and model files. Those are not read: their sizes and times tell whether they have changed.",
     )
     parser.set_defaults(run=run_list)
     parser.add_argument("--json", action="store_true", help="as JSON on stdout")
@@ -54,8 +54,9 @@ def _add_prune(actions: _Actions) -> argparse.ArgumentParser:
     parser = actions.add_parser(
         "prune",
         help="remove what is not needed",
-        description="Remove what builds that died have left, damaged engines, what was set aside, and the engines that "
-        "any of the flags below names. It asks first. What another process is building stays.",
+        description="Remove what builds that died have left, engines that lack a file or a readable sidecar, what was "
+        "set aside, and the engines that any of the flags below names. It asks first. What another process is building "
+        "stays.",
     )
     parser.set_defaults(run=run_prune)
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from animdetail_trt.errors import UnavailableError
-from animdetail_trt.models.checkpoint import Placement, read_shapes, reading
+from animdetail_trt.models.checkpoint import Placement, StateDict, read_shapes, reading
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.motion import positions_of
 from animdetail_trt.models.unet import assemble_unet
@@ -46,13 +48,14 @@ def vae_precision(precision: Precision) -> Precision:
 
 @dataclass(frozen=True)
 class UNetVariant:
-    """What a UNet's graph takes besides latents and one prompt."""
+    """What a UNet's engine takes besides latents and one prompt: residuals, a prompt for each frame, new weights."""
 
     controlnet: bool = False
     frame_prompts: bool = False
+    refittable: bool = False
 
 
-VARIANTS = [UNetVariant(controlnet, frame_prompts) for controlnet in (False, True) for frame_prompts in (False, True)]
+VARIANTS = [UNetVariant(*flags) for flags in itertools.product((False, True), repeat=3)]
 """Plain first: each input more takes more memory."""
 
 
@@ -73,6 +76,7 @@ def source_of(
     settings = {
         "controlnet": variant.controlnet,
         "frame_prompts": variant.frame_prompts,
+        "refittable": variant.refittable,
         "motion_scale": float(files.motion_scale),
         "motion_effect": float(files.motion_effect),
         "tf32": False,
@@ -147,11 +151,13 @@ def build(
     progress: Progress = lambda phase, done, steps: None,
     waiting: Callable[[], None] | None = None,
     check: bool | None = None,
+    command: Sequence[str] = (),
 ) -> tuple[Entry, bool]:
     """The job's engine, and whether it was built now: one that is there and whole is taken.
 
     flavour: None keeps the graph for onnxruntime
     check: compare the graph with torch; by default where it is small
+    command: what was called, to be told where the engine must be built again
     Raises EngineError where the graph computes something else than torch, or TensorRT cannot build it.
     """
     with store.building(job.identity, waiting) as place:
@@ -170,10 +176,12 @@ def build(
         built = build_plan(
             flavour, graph, job.identity.profiles, target.compute_capability, plan,
             tf32=bool((job.identity.source.settings or {}).get("tf32")),
+            refittable=job.variant.refittable,
             timing_cache=store.folder / f"timings-{target.flavour}-{target.version}-{target.compute_capability}.cache",
             progress=progress,
         )  # fmt: skip
-        return place.commit(plan, _about(job, graph, built, time.perf_counter() - start)), True
+        about = _about(job, graph, built, time.perf_counter() - start)
+        return place.commit(plan, about | ({"command": shlex.join(command)} if command else {})), True
 
 
 def _export(job: Job, folder: Path, check: bool | None) -> Graph:
@@ -202,8 +210,21 @@ def graph_module(job: Job) -> Any:
             control=job.variant.controlnet,
             frame_prompts=job.variant.frame_prompts,
         )
-    vae = files.vae_module(files.read_parts(), place)
+    vae = files.vae_module(replace(files, loras=()).read_parts(), place)
     return VaeEncoderGraph(vae) if job.component == "vae_encoder" else VaeDecoderGraph(vae)
+
+
+def lora_weights(files: ModelFiles, precision: Precision) -> tuple[StateDict, StateDict]:
+    """The UNet's weights without LoRAs, and those that the LoRAs change, both by their names in the graph."""
+    base_files = replace(files, loras=(), motion_loras=())
+
+    def named(of: ModelFiles) -> StateDict:
+        motion = of.read_motion()
+        tensors = of.read_parts().unet | ({} if motion is None else motion.tensors)
+        return {f"unet.{key}": tensor.to(_DTYPES[precision]) for key, tensor in tensors.items()}
+
+    base, merged = named(base_files), named(files)
+    return base, {key: tensor for key, tensor in merged.items() if not torch.equal(tensor, base[key])}
 
 
 def inputs_of(entry: Entry) -> Inputs:
@@ -246,11 +267,8 @@ def unfused_attention(entry: Entry) -> list[str]:
     return list(entry.about.get("layers", {}).get("unfused_softmax", []))
 
 
-def require_entries(entries: Mapping[str, list[Entry]], flavours: str, files: ModelFiles) -> None:
-    """Raise UnavailableError where a component has no engine."""
-    missing = [component for component, found in entries.items() if not found]
-    if missing:
-        raise UnavailableError(
-            f"no {flavours} engine of the {', '.join(missing)} of {files.checkpoint} is built for this GPU. "
-            "Run: animdetail-trt build-engines with the same files, or use backend='auto'"
-        )
+def no_engine(component: str, flavour: str, files: ModelFiles) -> UnavailableError:
+    return UnavailableError(
+        f"no {flavour} engine of the {component} of {files.checkpoint} is built for this GPU and these LoRAs. "
+        "Run: animdetail-trt build-engines with the same files, or use backend='auto'"
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from animdetail_trt.models.engines import (
     UNetVariant,
     build,
     inputs_of,
-    require_entries,
+    lora_weights,
+    no_engine,
     source_of,
 )
 from animdetail_trt.models.files import ModelFiles, Parts
@@ -31,7 +34,7 @@ from animdetail_trt.models.motion import MotionModule
 from animdetail_trt.models.unet import unet_config
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import Flavour, installed_flavours, load_flavour
-from animdetail_trt.trt.identity import Component, Identity, Source, Target
+from animdetail_trt.trt.identity import Component, Identity, Target
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.onnx_session import OnnxSession
 from animdetail_trt.trt.optional import optional
@@ -45,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 # onnxruntime takes any size; these only have to name the axes.
 _ANY = Range(1, 16, 1 << 16)
+_ALL_INPUTS = UNetVariant(controlnet=True, frame_prompts=True)
 
 
 class Runners:
@@ -77,12 +81,12 @@ class Runners:
         about: dict[str, Any] = {"positions": positions, "token_dim": token_dim, "device": self.place.device}
         if self.backend == ONNXRUNTIME:
             graphs: list[Rung[UNetRunner]] = [
-                Rung("the graph", lambda: GraphUNet([self._exported("unet", VARIANTS[0])], **about)),
-                Rung("the graph with all inputs", lambda: GraphUNet([self._exported("unet", VARIANTS[-1])], **about)),
+                Rung("the graph", lambda: GraphUNet([self._exported("unet")], **about)),
+                Rung("the graph with all inputs", lambda: GraphUNet([self._exported("unet", _ALL_INPUTS)], **about)),
             ]
             return LadderUNet(graphs, **about)
-        if sessions := self._engines("unet"):
-            engine: Rung[UNetRunner] = Rung("the engine", lambda: GraphUNet(sessions, **about))
+        if open_sessions := self._engines("unet"):
+            engine: Rung[UNetRunner] = Rung("the engine", lambda: GraphUNet(open_sessions(), **about))
             # Read again where it is needed: kept, the tensors would fill memory for nothing.
             rungs = [engine, *self._torch_rungs(lambda place: _torch_unet(self.files, place), self.place)]
             return LadderUNet(rungs, **about)
@@ -101,7 +105,7 @@ class Runners:
             return GraphVae(self._exported("vae_encoder"), self._exported("vae_decoder"), device=device)
         encoders, decoders = self._engines("vae_encoder"), self._engines("vae_decoder")
         if encoders and decoders:
-            engine: Rung[VaeRunner] = Rung("the engine", lambda: GraphVae(encoders[0], decoders[0], device=device))
+            engine: Rung[VaeRunner] = Rung("the engine", lambda: GraphVae(encoders()[0], decoders()[0], device=device))
             rungs = [engine, *self._torch_rungs(lambda place: _torch_vae(self.files, place), self.vae_place)]
             return LadderVae(rungs, device=device)
         return TorchVae(self.files.vae_module(parts, self.vae_place))
@@ -111,47 +115,66 @@ class Runners:
         cpu = Placement(torch.device("cpu"), torch.float32)
         return [Rung(f"torch on {place.device}", partial(load, place)), Rung("torch on the CPU", partial(load, cpu))]
 
-    def _engines(self, component: Component) -> list[Session]:
-        """Those that were built for these files, this precision and this GPU; the lines that say why there are none."""
+    def _engines(self, component: Component) -> Callable[[], list[Session]] | None:
+        """Opens those that were built for these files, this precision and this GPU. None where there are none, and a
+        line that says why."""
         if self.backend in ("torch", "compile") or self.place.device.type != "cuda":
-            return []
+            return None
         flavours = installed_flavours() if self.backend == "auto" else [load_flavour(self.backend)]
-        found = [(flavour, entry) for flavour in flavours for entry in self._entries(component, flavour)]
+        for flavour in flavours:
+            if entries := self._entries(self.files, component, flavour):
+                logger.info("%s: %s %s", component, flavour.name, entries[0].identity.source.precision)
+                return lambda: [self._session(flavour, entry) for entry in entries]
+            if bases := self._refittable(component, flavour):
+                logger.info("%s: %s, the LoRAs are put into the engine of the checkpoint", component, flavour.name)
+                return lambda: [self._refitted(flavour, entry) for entry in bases]
         if self.backend != "auto":
-            require_entries({component: [entry for _, entry in found]}, self.backend, self.files)
-        if not found:
-            why = "none is built for them (animdetail-trt build-engines)" if flavours else "TensorRT is not installed"
-            logger.info("%s: torch instead of an engine: %s", component, why)
-            return []
-        first = found[0][0]  # of one flavour: the first that has any
-        sessions = [self._session(flavour, entry) for flavour, entry in found if flavour is first]
-        logger.info("%s: %s %s", component, first.name, found[0][1].identity.source.precision)
-        return sessions
+            raise no_engine(component, self.backend, self.files)
+        why = (
+            "none is built for these files (animdetail-trt build-engines)" if flavours else "TensorRT is not installed"
+        )
+        logger.info("%s: torch instead of an engine: %s", component, why)
+        return None
 
-    def _entries(self, component: Component, flavour: Flavour) -> list[Entry]:
+    def _entries(self, files: ModelFiles, component: Component, flavour: Flavour) -> list[Entry]:
         """Of every variant, the plain one first."""
         major, minor = torch.cuda.get_device_capability(self.place.device)
         target = Target(flavour.name, flavour.version, f"{major}.{minor}")
+        digests, precision = Digests(self.store.folder), PRECISIONS[self.place.dtype]
         variants = VARIANTS if component == "unet" else VARIANTS[:1]
-        return [entry for variant in variants for entry in self.store.find(self._source(component, variant), target)]
+        sources = [source_of(files, component, precision, digests, variant) for variant in variants]
+        return [entry for source in sources for entry in self.store.find(source, target)]
 
-    def _source(self, component: Component, variant: UNetVariant) -> Source:
-        precision = PRECISIONS[self.place.dtype]
-        return source_of(self.files, component, precision, Digests(self.store.folder), variant)
+    def _refittable(self, component: Component, flavour: Flavour) -> list[Entry]:
+        """Engines of the checkpoint without LoRAs that can be given other weights, where there are LoRAs."""
+        if component != "unet" or not (self.files.loras or self.files.motion_loras):
+            return []
+        base = replace(self.files, loras=(), motion_loras=())
+        entries = self._entries(base, component, flavour)
+        return [entry for entry in entries if (entry.identity.source.settings or {})["refittable"]]
 
-    def _session(self, flavour: Flavour, entry: Entry) -> Session:
+    def _session(self, flavour: Flavour, entry: Entry, **options: Any) -> EngineSession:
         workspace = _workspace(self.place.device, self.vram_budget)
         return EngineSession(
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
-            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.runtime-cache",
+            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.runtime-cache", **options,
         )  # fmt: skip
+
+    def _refitted(self, flavour: Flavour, entry: Entry) -> EngineSession:
+        start = time.perf_counter()
+        base, changed = lora_weights(self.files, entry.identity.source.precision)
+        session = self._session(flavour, entry, base_weights=base)
+        coverage = session.set_weights(changed)
+        logger.info("LoRA: the engine took %s in %.1f s", coverage, time.perf_counter() - start)
+        return session
 
     def _exported(self, component: Component, variant: UNetVariant = VARIANTS[0]) -> Session:
         """The graph as onnxruntime runs it; it is exported where the store has none."""
         target = Target(ONNXRUNTIME, str(optional("onnxruntime", "run a graph").__version__), "cpu")
         axes = ("b", "f", "h", "w", "t", "n") if component == "unet" else ("f", "h", "w")
         profile = Profile(dict.fromkeys(axes, _ANY))
-        job = Job(component, self.files, Identity(self._source(component, variant), target, [profile]), variant)
+        source = source_of(self.files, component, PRECISIONS[self.place.dtype], Digests(self.store.folder), variant)
+        job = Job(component, self.files, Identity(source, target, [profile]), variant)
         entry, _ = build(job, self.store, None, check=False)
         return OnnxSession(entry.parts[0].path, inputs_of(entry), [profile])
 

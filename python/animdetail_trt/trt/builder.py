@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +24,8 @@ Progress = Callable[[str, int, int], None]
 
 _ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
 _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
+_GRACE_S = 1.0
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def build_plan(
     """Build a plan for a card and write it to ``path``.
 
     tf32: multiply float32 in TensorFloat-32
-    The build runs in a thread of its own, so that Ctrl-C is heard at once and the builder stopped at its next step.
+    The build runs in a thread of its own, so that Ctrl-C is heard at once; the builder stops at its next step.
     Raises EngineError with what TensorRT said where it fails.
     """
     said = _Said()
@@ -98,8 +103,11 @@ class _Said:
 
 
 def _in_thread(work: Callable[[threading.Event], None]) -> None:
-    """Run ``work`` in a thread and wait; an interrupt sets its event, waits for it to end, and goes on."""
-    stop = threading.Event()
+    """Run ``work`` in a thread and wait. An interrupt sets its event and goes on, whether it has ended by then or not.
+
+    TensorRT looks at the event between steps, of which one may take a minute.
+    """
+    stop, ended = threading.Event(), threading.Event()
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -107,18 +115,29 @@ def _in_thread(work: Callable[[threading.Event], None]) -> None:
             work(stop)
         except BaseException as error:  # raised again below, in the thread that asked
             failed.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="tensorrt-build")
-    thread.start()
+    threading.Thread(target=run, name="tensorrt-build", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
-    except BaseException:
+        # Not join: up to Python 3.12 it takes a thread for ended when it is interrupted.
+        while not ended.wait(0.1):
+            pass
+    except BaseException as leaving:
         stop.set()
-        thread.join()
+        atexit.register(_leave_it, ended, leaving.code if isinstance(leaving, SystemExit) else _INTERRUPTED)
+        ended.wait(_GRACE_S)
         raise
     if failed:
         raise failed[0]
+
+
+def _leave_it(ended: threading.Event, code: Any) -> None:
+    """End the process where a build is still at work: an ordinary exit would take the library from under it."""
+    if not ended.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _build(
@@ -161,18 +180,42 @@ def _build(
     # TensorRT for RTX needs none, and warns of it.
     timing_cache = None if flavour.builds_ahead else options.timing_cache
     timings = None if timing_cache is None else _read_timings(config, timing_cache)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    if not _serialise(trt, builder, network, config, path):
         if stop.is_set():
             return
         raise flavour.log.failure(
             f"{flavour.name} {flavour.version} could not build {graph.path.name}",
             "Where memory is short, build for smaller sizes (--size, --frames) or stop what else uses the GPU",
         )
-    with path.open("wb") as file:
-        file.write(plan)
     if timings is not None and timing_cache is not None:
         _write_timings(timings, timing_cache)
+
+
+def _serialise(trt: Any, builder: Any, network: Any, config: Any, path: Path) -> bool:
+    """Build, and write the plan as it comes where the version can: that saves holding it once more."""
+    if not hasattr(builder, "build_serialized_network_to_stream"):
+        plan = builder.build_serialized_network(network, config)
+        if plan is not None:
+            path.write_bytes(plan)
+        return plan is not None
+    failed: list[OSError] = []
+    with path.open("wb") as file:
+
+        class Writer(trt.IStreamWriter):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.IStreamWriter.__init__(self)
+
+            def write(self, data: Any) -> int:
+                try:
+                    return file.write(data)
+                except OSError as error:  # raised below: it cannot pass through the library
+                    failed.append(error)
+                    return 0
+
+        built = bool(builder.build_serialized_network_to_stream(network, config, Writer()))
+    if failed:
+        raise failed[0]
+    return built
 
 
 def _monitor(trt: Any, progress: Progress, stop: threading.Event) -> Any:

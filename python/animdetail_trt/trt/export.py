@@ -68,12 +68,12 @@ def export_graph(module: Any, folder: Path, name: str, output: str) -> Graph:
         )
     model = onnx.load(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    names = _add_weights(onnx, model, module.state_dict(), set(inputs), weights)
+    names = _add_weights(onnx, model, module.state_dict(), inputs, weights)
     onnx.save(model, path)
     return Graph(path, weights, inputs, output, sha256, names)
 
 
-def _add_weights(onnx: Any, model: Any, tensors: Mapping[str, Tensor], inputs: set[str], path: Path) -> tuple[str, ...]:
+def _add_weights(onnx: Any, model: Any, tensors: Mapping[str, Tensor], inputs: Inputs, path: Path) -> tuple[str, ...]:
     """Make initialisers of the graph's inputs that are weights, kept in the file ``path``."""
     given = {value.name: value for value in model.graph.input}
     del model.graph.input[:]

@@ -106,10 +106,10 @@ def read_recipe(recipe: str | Path = DEFAULT_RECIPE) -> Recipe:
         raise InputError(f"cannot read the recipe {path}: {error}") from error
     try:
         return _recipe_of(table)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the recipe {path} lacks or misspells {error}. Compare it with sd15.toml") from error
     except InputError as error:
         raise InputError(f"the recipe {path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"the recipe {path} lacks or misspells {error}. Compare it with sd15.toml") from error
 
 
 def _recipe_of(table: dict[str, Any]) -> Recipe:
