@@ -44,7 +44,7 @@ def load_random(device: str, dtype: str) -> adt.BasicPipe:
         checkpoint, motion = Path(folder) / "sd15.safetensors", Path(folder) / "mm.safetensors"
         write_random(checkpoint, "sd15_unet", "sd15_vae")
         write_random(motion, "mm_sd15_v2")
-        return adt.load_pipe(checkpoint, motion_module=motion, device=device, dtype=dtype)
+        return adt.load_pipe(checkpoint, motion_module=motion, device=device, dtype=dtype, backend="torch")
 
 
 def time_calls(call: Callable[[], Tensor], device: torch.device, rounds: int) -> list[float]:

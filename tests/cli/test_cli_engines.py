@@ -258,12 +258,12 @@ def test_a_file_put_in_place_with_an_old_date(
 
 def test_list_reads_no_model(engines: Callable[..., Any], store: Store, model: Path, machine: SimpleNamespace) -> None:
     with model.open("ab") as file:
-        file.truncate(1 << 40)  # a hole of a terabyte
+        file.truncate(1 << 34)  # a hole of 16 GB
     os.utime(model, (0, 0))
     add(store, model=model)
     start = time.perf_counter()
     assert lacks(engines) == []
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 3
 
 
 def test_a_reason_is_told_once(engines: Callable[..., Any], store: Store, machine: SimpleNamespace) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_tensorrt import FakeTensorRT, plan_bytes
 from torch import Tensor
 
 import animdetail_trt as adt
@@ -19,6 +18,7 @@ from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.onnx_session import OnnxSession
 from animdetail_trt.trt.profile import Profile, Range
 from animdetail_trt.trt.session import EngineSession
+from fake_tensorrt import FakeTensorRT, plan_bytes
 from golden_cases import NODE, Case, load_case
 from tolerances import assert_frames_match
 
@@ -91,7 +91,7 @@ def on_engines(pipe: adt.BasicPipe, trt: FakeTensorRT, workspace: Workspace) -> 
     sessions = [session(graph, unet_axes) for rung in unet.ladder.rungs for graph in rung.get().sessions]
     runner = GraphUNet(sessions, positions=unet.positions, token_dim=unet.token_dim, device=unet.device)
     vae: Any = pipe.vae
-    halves = [session(graph, vae_axes) for graph in (vae.encoder, vae.decoder)]
+    halves = [[session(graph, vae_axes)] for graph in (*vae.encoders, *vae.decoders)]
     return pipe._replace(model=replace(pipe.model, unet=runner), vae=GraphVae(*halves, device=vae.device))
 
 

@@ -45,11 +45,11 @@ needs_rtx = pytest.mark.skipif(
 
 
 def write_small_models(folder: Path) -> None:
-    """``sd15`` and ``refiner``, diffusers folders of one VAE; ``mm_v1``, ``mm_v2``, ``mm_v3`` and ``lora`` .safetensors."""
+    """``sd15`` and ``refiner``, diffusers folders of one VAE; ``mm_v1``, ``mm_v2``, ``lora``, .safetensors files."""
     for name, seed in (("sd15", SEED), ("refiner", REFINER_SEED)):
         _save(_weights(_unet(), seed), folder / name / "unet" / "diffusion_pytorch_model.safetensors")
         _save(_weights(_vae(), SEED), folder / name / "vae" / "diffusion_pytorch_model.safetensors")
-    for version, positions, middle in (("v1", 24, False), ("v2", 32, True), ("v3", 32, False)):
+    for version, positions, middle in (("v1", 24, False), ("v2", 32, True)):
         _save(_motion_module(positions, middle), folder / f"mm_{version}.safetensors")
     _save(_lora(), folder / "lora.safetensors")
 
@@ -91,7 +91,7 @@ def _vae() -> Any:
 
 
 def _motion_module(positions: int, middle: bool) -> dict[str, Tensor]:
-    """In the original layout: ``...motion_modules.0.temporal_transformer...`` and a position table for each attention."""
+    """In the original layout (``motion_modules.0.temporal_transformer``), with a position table for each attention."""
     from diffusers.models.unets.unet_motion_model import UNetMotionModel
 
     with torch.device("meta"):

@@ -71,26 +71,33 @@ def _residual(session: Session, name: str, residuals: Sequence[Tensor] | None, l
 
 
 class GraphVae:
-    """An encoder and a decoder as a VaeRunner."""
+    """Sessions of one VAE's encoder and decoder as a VaeRunner; of each, the first that covers a call runs it."""
 
-    def __init__(self, encoder: Session, decoder: Session, *, device: torch.device) -> None:
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoders: Sequence[Session], decoders: Sequence[Session], *, device: torch.device) -> None:
+        self.encoders, self.decoders = encoders, decoders
         self.device = device
 
     def frames_per_call(self, width: int, height: int) -> int:
         sizes = {"h": height // PIXELS_PER_LATENT, "w": width // PIXELS_PER_LATENT}
-        return min(_most(session, ("f",), sizes) for session in (self.encoder, self.decoder))
+        return min(_most(_first(sessions, sizes), ("f",), sizes) for sessions in (self.encoders, self.decoders))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self._run(self.encoder, "pixels", pixels, pixels.shape[2] // PIXELS_PER_LATENT)
+        return self._run(self.encoders, "pixels", pixels, pixels.shape[2] // PIXELS_PER_LATENT)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self._run(self.decoder, "latents", latents, latents.shape[2])
+        return self._run(self.decoders, "latents", latents, latents.shape[2])
 
-    def _run(self, session: Session, name: str, frames: Tensor, h: int) -> Tensor:
-        most = _most(session, ("f",), {"h": h, "w": frames.shape[3] * h // frames.shape[2]})
+    def _run(self, sessions: Sequence[Session], name: str, frames: Tensor, h: int) -> Tensor:
+        sizes = {"h": h, "w": frames.shape[3] * h // frames.shape[2]}
+        session = _first(sessions, sizes)
+        most = _most(session, ("f",), sizes)
         parts = [session.run({name: part}) for part in frames.split(most)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _first(sessions: Sequence[Session], sizes: Mapping[str, int]) -> Session:
+    """The first that covers these sizes, else the last, which has the largest."""
+    return next((session for session in sessions if session.covers(sizes)), sessions[-1])
 
 
 def _most(session: Session, axes: Sequence[str], sizes: Mapping[str, int]) -> int:

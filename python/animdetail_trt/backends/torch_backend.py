@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animdetail_trt.errors import EngineError
+
 # Of the activations that one call may hold.
 UNET_MEMORY_BYTES = 2 << 30
 UNET_MEMORY_SHARE = 0.25  # of a GPU's own
@@ -54,6 +56,28 @@ class TorchUNet:
             return eps.float().reshape(batch, frames, *eps.shape[1:])
         (eps,) = self.module(latents.transpose(1, 2), time, tokens, return_dict=False, **control)
         return eps.transpose(1, 2).float()
+
+
+class CompiledUNet(TorchUNet):
+    """As TorchUNet, compiled once for all sizes by torch.compile when it is first called, which takes minutes."""
+
+    name = "torch.compile"
+
+    def __init__(self, module: Any, positions: int | None) -> None:
+        super().__init__(module, positions)
+        self.module = torch.compile(module, dynamic=True)
+
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """As every UNetRunner. Raises EngineError where it does not compile."""
+        try:
+            return super().__call__(latents, timestep, tokens, residuals)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the compiler and of what it calls: many kinds
+            first = str(error).strip().partition("\n")[0]
+            raise EngineError(f"torch.compile failed: {type(error).__name__}: {first}") from error
 
 
 class TorchControlNet:

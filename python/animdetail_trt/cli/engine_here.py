@@ -91,7 +91,7 @@ class Here:
             raise _NotKnownError
 
         try:
-            return self._digests.of(path)
+            return self._digests.of(path, stop)
         except _NotKnownError:
             return None
 

@@ -15,7 +15,7 @@ import torch
 from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
-from animdetail_trt.backends.torch_backend import TorchUNet, TorchVae
+from animdetail_trt.backends.torch_backend import CompiledUNet, TorchUNet, TorchVae
 from animdetail_trt.models.checkpoint import Placement, reading
 from animdetail_trt.models.engines import (
     ONNXRUNTIME,
@@ -31,9 +31,9 @@ from animdetail_trt.models.engines import (
 )
 from animdetail_trt.models.files import ModelFiles, Parts
 from animdetail_trt.models.motion import MotionModule
-from animdetail_trt.models.unet import unet_config
+from animdetail_trt.models.unet import UNet, unet_config
 from animdetail_trt.trt.digests import Digests
-from animdetail_trt.trt.flavour import Flavour, installed_flavours, load_flavour
+from animdetail_trt.trt.flavour import FLAVOUR_NAMES, Flavour, installed_flavours, load_flavour
 from animdetail_trt.trt.identity import Component, Identity, Target
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.onnx_session import OnnxSession
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 # onnxruntime takes any size; these only have to name the axes.
 _ANY = Range(1, 16, 1 << 16)
+_CPU = Placement(torch.device("cpu"), torch.float32)
 _ALL_INPUTS = UNetVariant(controlnet=True, frame_prompts=True)
 
 
@@ -85,42 +86,57 @@ class Runners:
                 Rung("the graph with all inputs", lambda: GraphUNet([self._exported("unet", _ALL_INPUTS)], **about)),
             ]
             return LadderUNet(graphs, **about)
-        if open_sessions := self._engines("unet"):
-            engine: Rung[UNetRunner] = Rung("the engine", lambda: GraphUNet(open_sessions(), **about))
+        rungs: list[Rung[UNetRunner]] = []
+        load: Callable[[], UNet]
+        if sessions := self._engines("unet"):
+            rungs = [Rung("the engine", lambda: GraphUNet(sessions(), **about))]
             # Read again where it is needed: kept, the tensors would fill memory for nothing.
-            rungs = [engine, *self._torch_rungs(lambda place: _torch_unet(self.files, place), self.place)]
-            return LadderUNet(rungs, **about)
-        module = self.files.unet(parts, motion, self.place).module
+            load = cache(partial(_load_unet, self.files, self.place))
+        else:
+            unet = self.files.unet(parts, motion, self.place)
+            load = lambda: unet  # noqa: E731
         if self.backend == "compile":
-            torches: list[Rung[UNetRunner]] = [
-                Rung("torch.compile", lambda: TorchUNet(_compiled(module), positions)),
-                Rung("torch", lambda: TorchUNet(module, positions)),
-            ]
-            return LadderUNet(torches, **about)
-        return TorchUNet(module, positions)
+            rungs.append(Rung("torch.compile", lambda: CompiledUNet(load().module, positions)))
+        rungs.append(Rung(f"torch on {self.place.device}", lambda: TorchUNet(load().module, positions)))
+        if self._may_leave_gpu:
+            rungs.append(Rung("torch on the CPU", lambda: TorchUNet(_load_unet(self.files, _CPU).module, positions)))
+        return LadderUNet(rungs, **about) if len(rungs) > 1 else rungs[0].get()
 
     def vae(self, parts: Parts) -> VaeRunner:
         device = self.vae_place.device
         if self.backend == ONNXRUNTIME:
-            return GraphVae(self._exported("vae_encoder"), self._exported("vae_decoder"), device=device)
+            return GraphVae([self._exported("vae_encoder")], [self._exported("vae_decoder")], device=device)
+        rungs: list[Rung[VaeRunner]] = []
+        load: Callable[[], torch.nn.Module]
         encoders, decoders = self._engines("vae_encoder"), self._engines("vae_decoder")
         if encoders and decoders:
-            engine: Rung[VaeRunner] = Rung("the engine", lambda: GraphVae(encoders()[0], decoders()[0], device=device))
-            rungs = [engine, *self._torch_rungs(lambda place: _torch_vae(self.files, place), self.vae_place)]
-            return LadderVae(rungs, device=device)
-        return TorchVae(self.files.vae_module(parts, self.vae_place))
+            rungs = [Rung("the engine", lambda: GraphVae(encoders(), decoders(), device=device))]
+            load = cache(partial(_load_vae, self.files, self.vae_place))
+        else:
+            vae = self.files.vae_module(parts, self.vae_place)
+            load = lambda: vae  # noqa: E731
+        rungs.append(Rung(f"torch on {device}", lambda: TorchVae(load())))
+        if self._may_leave_gpu:
+            rungs.append(Rung("torch on the CPU", lambda: TorchVae(_load_vae(self.files, _CPU))))
+        return LadderVae(rungs, device=device) if len(rungs) > 1 else rungs[0].get()
 
-    def _torch_rungs(self, load: Callable[[Placement], Any], place: Placement) -> list[Rung[Any]]:
-        """torch on the device, and where that has no memory for it, on the CPU."""
-        cpu = Placement(torch.device("cpu"), torch.float32)
-        return [Rung(f"torch on {place.device}", partial(load, place)), Rung("torch on the CPU", partial(load, cpu))]
+    @property
+    def _may_leave_gpu(self) -> bool:
+        """Whether a model that a GPU has no memory for runs on the CPU in the end."""
+        return self.backend != "torch" and self.place.device.type == "cuda"
+
+    def _capability(self) -> str | None:
+        """The GPU's compute capability, None without one."""
+        if self.place.device.type != "cuda":
+            return None
+        return "{}.{}".format(*torch.cuda.get_device_capability(self.place.device))
 
     def _engines(self, component: Component) -> Callable[[], list[Session]] | None:
         """Opens those that were built for these files, this precision and this GPU. None where there are none, and a
         line that says why."""
-        if self.backend in ("torch", "compile") or self.place.device.type != "cuda":
+        if self.backend == "torch" or self._capability() is None:
             return None
-        flavours = installed_flavours() if self.backend == "auto" else [load_flavour(self.backend)]
+        flavours = [load_flavour(self.backend)] if self.backend in FLAVOUR_NAMES else installed_flavours()
         for flavour in flavours:
             if entries := self._entries(self.files, component, flavour):
                 logger.info("%s: %s %s", component, flavour.name, entries[0].identity.source.precision)
@@ -128,7 +144,7 @@ class Runners:
             if bases := self._refittable(component, flavour):
                 logger.info("%s: %s, the LoRAs are put into the engine of the checkpoint", component, flavour.name)
                 return lambda: [self._refitted(flavour, entry) for entry in bases]
-        if self.backend != "auto":
+        if self.backend in FLAVOUR_NAMES:
             raise no_engine(component, self.backend, self.files)
         why = (
             "none is built for these files (animdetail-trt build-engines)" if flavours else "TensorRT is not installed"
@@ -137,13 +153,12 @@ class Runners:
         return None
 
     def _entries(self, files: ModelFiles, component: Component, flavour: Flavour) -> list[Entry]:
-        """Of every variant, the plain one first."""
-        major, minor = torch.cuda.get_device_capability(self.place.device)
-        target = Target(flavour.name, flavour.version, f"{major}.{minor}")
+        """Of every variant, the plain one first; of each, those for the smallest sizes first."""
+        target = Target(flavour.name, flavour.version, str(self._capability()))
         digests, precision = Digests(self.store.folder), PRECISIONS[self.place.dtype]
         variants = VARIANTS if component == "unet" else VARIANTS[:1]
         sources = [source_of(files, component, precision, digests, variant) for variant in variants]
-        return [entry for source in sources for entry in self.store.find(source, target)]
+        return [entry for source in sources for entry in sorted(self.store.find(source, target), key=_volume)]
 
     def _refittable(self, component: Component, flavour: Flavour) -> list[Entry]:
         """Engines of the checkpoint without LoRAs that can be given other weights, where there are LoRAs."""
@@ -185,15 +200,13 @@ def _workspace(device: torch.device, budget: int | None) -> Workspace:
     return Workspace(device, budget)
 
 
-def _torch_unet(files: ModelFiles, place: Placement) -> TorchUNet:
-    unet = files.unet(files.read_parts(), files.read_motion(), place)
-    return TorchUNet(unet.module, unet.positions)
+def _volume(entry: Entry) -> int:
+    return max(profile.volume for profile in entry.identity.profiles)
 
 
-def _torch_vae(files: ModelFiles, place: Placement) -> TorchVae:
-    return TorchVae(files.vae_module(files.read_parts(), place))
+def _load_unet(files: ModelFiles, place: Placement) -> UNet:
+    return files.unet(files.read_parts(), files.read_motion(), place)
 
 
-def _compiled(module: Any) -> Any:
-    """Compiled once for all sizes, when it is first run."""
-    return torch.compile(module, dynamic=True)
+def _load_vae(files: ModelFiles, place: Placement) -> torch.nn.Module:
+    return files.vae_module(files.read_parts(), place)

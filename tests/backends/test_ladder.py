@@ -1,0 +1,130 @@
+"""Several ways to run a model, tried from the fastest down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from animdetail_trt.backends.interface import UNetRunner, VaeRunner
+from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
+from animdetail_trt.errors import EngineError, InputError, UncoveredError
+
+CPU = torch.device("cpu")
+LATENTS, TOKENS = torch.zeros(2, 3, 4, 8, 8), torch.zeros(2, 1, 77, 64)
+
+
+class Model:
+    """A UNet and a VAE that adds ``step``, and raises what ``fails`` says of its input."""
+
+    device = CPU
+    positions = None
+    token_dim = 64
+
+    def __init__(self, step: float, fails: Callable[[Tensor], Exception | None] = lambda x: None) -> None:
+        self.step, self.fails = step, fails
+        self.calls: list[int] = []
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        return 16
+
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        return self.encode(latents)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.calls.append(len(pixels))
+        if error := self.fails(pixels):
+            raise error
+        return pixels + self.step
+
+    decode = encode
+
+
+def unet(*models: Model) -> LadderUNet:
+    rungs: list[Rung[UNetRunner]] = [Rung(f"rung {i}", lambda m=model: m) for i, model in enumerate(models)]
+    return LadderUNet(rungs, positions=None, token_dim=64, device=CPU)
+
+
+def vae(*models: Model) -> LadderVae:
+    rungs: list[Rung[VaeRunner]] = [Rung(f"rung {i}", lambda m=model: m) for i, model in enumerate(models)]
+    return LadderVae(rungs, device=CPU)
+
+
+def run(ladder: LadderUNet, latents: Tensor = LATENTS) -> float:
+    return float(ladder(latents, 1.0, TOKENS).mean())
+
+
+def test_the_first_runs_and_the_others_are_not_even_made() -> None:
+    made = []
+
+    def second() -> UNetRunner:
+        made.append(1)
+        return Model(2)
+
+    ladder = LadderUNet([Rung("a", lambda: Model(1)), Rung("b", second)], positions=None, token_dim=64, device=CPU)
+    assert run(ladder) == 1
+    assert made == []
+    assert ladder.name == "a"
+
+
+def test_what_one_does_not_cover_the_next_does_for_that_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+    wide = Model(1, lambda x: UncoveredError("built for 8, this is 9") if x.shape[-1] == 9 else None)
+    ladder = unet(wide, Model(2))
+    with caplog.at_level(logging.WARNING):
+        assert run(ladder, torch.zeros(1, 3, 4, 8, 9)) == 2
+        assert run(ladder, torch.zeros(1, 3, 4, 8, 9)) == 2
+    assert run(ladder) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "UNet: rung 1 instead of rung 0: built for 8, this is 9"
+    ], "said once"
+
+
+def test_one_that_fails_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    broken = Model(1, lambda x: EngineError("the driver is too old"))
+    ladder = unet(broken, Model(2))
+    assert [run(ladder), run(ladder)] == [2, 2]
+    assert broken.calls == [2]
+    assert ladder.name == "rung 1"
+
+
+def test_a_rung_that_cannot_be_made_is_passed_over() -> None:
+    def fails() -> UNetRunner:
+        raise EngineError("the plan is damaged")
+
+    ladder = LadderUNet([Rung("a", fails), Rung("b", lambda: Model(2))], positions=None, token_dim=64, device=CPU)
+    assert run(ladder) == 2
+    assert ladder.frames_per_call(64, 64) == 16
+
+
+def test_the_last_ones_error_is_the_callers() -> None:
+    refuses = Model(1, lambda x: UncoveredError("no"))
+    with pytest.raises(UncoveredError, match="no"):
+        run(unet(refuses))
+    with pytest.raises(InputError, match="wrong"):  # not a matter of how it is run
+        run(unet(Model(1, lambda x: InputError("wrong")), Model(2)))
+
+
+def test_out_of_memory_is_the_callers_while_it_can_divide() -> None:
+    small = Model(1, lambda x: torch.OutOfMemoryError("full"))
+    ladder = unet(small, Model(2))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(ladder)  # two windows: the caller halves
+    assert run(ladder, LATENTS[:1]) == 2
+    assert small.calls == [2, 1]
+
+
+def test_the_vae_halves_before_it_goes_down() -> None:
+    small = Model(1, lambda x: torch.OutOfMemoryError("full") if len(x) > 2 else None)
+    below = Model(2)
+    out = vae(small, below).encode(torch.zeros(7, 3, 8, 8))
+    assert out.shape[0] == 7
+    assert float(out.mean()) == 1
+    assert below.calls == []
+    assert max(size for size in small.calls if size <= 2) <= 2
+    tiny = Model(1, lambda x: torch.OutOfMemoryError("full"))
+    assert float(vae(tiny, Model(2)).decode(torch.zeros(3, 4, 1, 1)).mean()) == 2
