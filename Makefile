@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.
 NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench gpu gpu-build gpu-test gpu-sanitize gpu-bench lint format clean
+.PHONY: help install demo test bench gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-engines lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -73,6 +73,10 @@ gpu-sanitize: gpu-build
 
 gpu-bench: gpu-build
 	$(GPU_ENV) $(PYTHON) benchmarks/bench_pixels_gpu.py --output $(RESULTS)
+
+# Needs a TensorRT that runs on the card: REQUIRE=tensorrt, or tensorrt_rtx, fails without it.
+gpu-engines: gpu-build
+	$(GPU_ENV) ANIMDETAIL_REQUIRE_ENGINES=$(REQUIRE) $(PYTHON) -m pytest -m gpu -rs tests/trt
 
 gpu: gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: its tests, compute-sanitizer, its benchmark
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import os
 import re
 import sys
 import threading
@@ -152,6 +153,7 @@ def _build(
 ) -> None:
     trt = flavour.trt
     builder = trt.Builder(flavour.log.handle)
+    builder.max_threads = max(1, os.cpu_count() or 1)
     flags = trt.NetworkDefinitionCreationFlag
     # Types are the graph's own in every version; 10.x has to be told so.
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
