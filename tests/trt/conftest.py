@@ -1,32 +1,16 @@
-"""The small models, and real builds of them by the command line, once a session."""
+"""The small models, and engines built of them, once a session."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_builds import Builds, Outcome
 from small_models import write_small_models
 
 from animdetail_trt.cli import main
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> str:
-        """stderr without its line breaks."""
-        return " ".join(self.err.split())
 
 
 @pytest.fixture
@@ -51,55 +35,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Command:
-    """A command line at work in a process of its own."""
-
-    def __init__(self, *argv: Any) -> None:
-        self.argv = [str(arg) for arg in argv]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "animdetail_trt", *self.argv],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    @cached_property
-    def outcome(self) -> Outcome:
-        """Waits for its end."""
-        out, err = self.process.communicate(timeout=400)
-        return Outcome(self.process.returncode, out, err)
-
-
-@dataclass(frozen=True)
-class Builds:
-    """v2: UNet with motion module v2, VAE, refiner; v1: UNet with motion module v1 and ControlNet inputs; still: the
-    refiner as checkpoint, in float32; all three into ``folder``. tiny: the golden checkpoint, twice at once, into
-    ``tiny_folder``."""
-
-    folder: Path
-    v2: Command
-    v1: Command
-    still: Command
-    tiny_folder: Path
-    tiny: tuple[Command, Command]
-
-
 @pytest.fixture(scope="session")
 def builds(small: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
-    """All begun at once: TensorRT builds on one processor."""
-    folder, tiny_folder = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("tiny-engines")
-    sizes = ("--target-sm", 89, "--size", "64:64:128", "--frames", "1:4:8")
-
-    def build(checkpoint: Path, engine_dir: Path, *options: Any) -> Command:
-        return Command("build-engines", "--checkpoint", checkpoint, "--engine-dir", engine_dir, *sizes, *options)
-
-    begun = [
-        build(small / "sd15", folder, "--motion-module", small / "mm_v2.safetensors", "--refiner", small / "refiner"),
-        build(small / "sd15", folder, "--motion-module", small / "mm_v1.safetensors", "--controlnet"),
-        build(small / "refiner", folder, "--precision", "fp32"),
-        *(build(tiny / "tiny_sd15.safetensors", tiny_folder) for _ in range(2)),
-    ]
+    """Asked for, they begin; a minute or two later they are done."""
+    begun = Builds(small, tiny, tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("tiny-engines"))
     try:
-        yield Builds(folder, *begun[:3], tiny_folder, tuple(begun[3:]))
+        yield begun
     finally:
-        for command in begun:
-            command.process.kill()
-            command.process.communicate()
+        begun.end()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from animdetail_trt.cli.detail import parse_lora
+from animdetail_trt.cli.engine_words import told_bytes
 from animdetail_trt.cli.numbers import between
 from animdetail_trt.errors import AnimDetailError, CheckpointError, InputError
 
@@ -109,7 +110,7 @@ def _sides(text: str) -> Range:
 
 def run(args: argparse.Namespace) -> int:
     from animdetail_trt.cli.progress import log_shown, open_display
-    from animdetail_trt.models.engines import jobs_for
+    from animdetail_trt.models.engines import UNetVariant, jobs_for
     from animdetail_trt.trt.digests import Digests
     from animdetail_trt.trt.store import Store
     from animdetail_trt.trt.system import default_folder
@@ -118,15 +119,21 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     flavour, target = _target(args)
     store = Store(default_folder() if args.engine_dir is None else args.engine_dir)
-    with open_display(quiet=args.quiet) as display, log_shown(display):
-        with display.phase("reading the models' digests"):
-            variant = _variant(args)
-            jobs = list(jobs_for(files, target, recipe, Digests(store.folder), refiner=args.refiner, variant=variant))
-        if not args.dry_run:
-            for number, job in enumerate(jobs, 1):
-                _build(args, job, f"{number}/{len(jobs)}", store, flavour, display)
-    if args.dry_run:
-        _print_plan(jobs, store, target)
+    lines: list[str] = []
+    try:
+        with open_display(quiet=args.quiet) as display, log_shown(display):
+            with display.phase("reading the models' digests"):
+                variant = UNetVariant(args.controlnet, args.frame_prompts, args.refittable)
+                digests = Digests(store.folder)
+                jobs = list(jobs_for(files, target, recipe, digests, refiner=args.refiner, variant=variant))
+            if args.dry_run:
+                lines += _plan_lines(jobs, store, target)
+            else:
+                for number, job in enumerate(jobs, 1):
+                    lines.append(_build(args, job, f"{number}/{len(jobs)}", store, flavour, display))
+    finally:  # once the bars are gone: while they run, rich takes stdout for its own
+        if lines:
+            print("\n".join(lines))
     return 0
 
 
@@ -166,12 +173,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return read_recipe(args.recipe).changed(args.precision, args.size, args.frames)
 
 
-def _variant(args: argparse.Namespace) -> Any:
-    from animdetail_trt.models.engines import UNetVariant
-
-    return UNetVariant(args.controlnet, args.frame_prompts, args.refittable)
-
-
 def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
     from animdetail_trt.trt.builder import check_target
     from animdetail_trt.trt.flavour import choose_flavour, find_cards
@@ -194,7 +195,8 @@ def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
     return flavour, Target(flavour.name, flavour.version, check_target(flavour, capability))
 
 
-def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavour: Flavour, display: Display) -> None:
+def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavour: Flavour, display: Display) -> str:
+    """Returns the line that tells of it."""
     from animdetail_trt.models.engines import build, unfused_attention
 
     with display.steps(f"{number} {job.title}") as progress:
@@ -208,24 +210,24 @@ def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavou
             f"warning: {job.title}: {len(unfused)} attention layers are not fused, the first of them {unfused[0]}. "
             "They are slow and take much memory: their heads are smaller than 12 channels, or larger than 256"
         )
-    print(f"{entry.parts[0].path}: {'built' if built else 'was there'}, {_size(entry.parts[0].size)}", flush=True)
+    return f"{entry.plan}: {'built' if built else 'was there'}, {told_bytes(entry.size)}"
 
 
-def _print_plan(jobs: list[Job], store: Store, target: Target) -> None:
+def _plan_lines(jobs: list[Job], store: Store, target: Target) -> list[str]:
     """What would be built, and about how long it takes."""
-    total = 0.0
+    lines, total = [], 0.0
     for job in jobs:
         entry = store.get(job.identity)
         seconds = 0.0 if entry else _seconds(job, store)
         total += seconds
-        told = "is there" if entry else f"about {_size(job.weight_bytes())}, {_time(seconds)}"
-        print(f"{job.title}: {job.identity.name}: {told}")
-        for profile in job.identity.profiles:
-            print("  " + ", ".join(f"{axis} {span}" for axis, span in profile.axes.items()))
-    print(
-        f"for {target.flavour} {target.version}, compute capability {target.compute_capability}, in {store.folder}; "
-        f"{_time(total)} in all"
-    )
+        told = "is there" if entry else f"about {told_bytes(job.weight_bytes())}, {_time(seconds)}"
+        lines.append(f"{job.title}: {job.identity.name}: {told}")
+        lines += [
+            "  " + ", ".join(f"{axis} {span}" for axis, span in profile.axes.items())
+            for profile in job.identity.profiles
+        ]
+    built_for = f"for {target.flavour} {target.version}, compute capability {target.compute_capability}"
+    return [*lines, f"{built_for}, in {store.folder}; {_time(total)} in all"]
 
 
 # Seconds to export, and to build a profile, on two processors of an AMD EPYC (docs/engines.md). The number of layers
@@ -246,10 +248,6 @@ def _seconds(job: Job, store: Store) -> float:
         return float(last.about["build_s"]) / len(last.identity.profiles) * profiles
     export, build = _SECONDS[job.component]
     return export + build * profiles
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _time(seconds: float) -> str:

@@ -172,7 +172,7 @@ class Runners:
         workspace = _workspace(self.place.device, self.vram_budget)
         return EngineSession(
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
-            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.runtime-cache", **options,
+            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
         )  # fmt: skip
 
     def _refitted(self, flavour: Flavour, entry: Entry) -> EngineSession:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import os
 import re
 import sys
 import threading

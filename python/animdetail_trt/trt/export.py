@@ -18,8 +18,8 @@ from animdetail_trt.trt.optional import optional
 from animdetail_trt.trt.profile import Inputs
 
 OPSET = 17
-# Neither a multiple of 8: a traced UNet then takes latents of any size.
-TRACED_SIZES = {"b": 2, "f": 3, "h": 9, "w": 11, "t": 1, "n": 77}
+# Neither side a multiple of 8: a traced UNet then takes latents of any size. Small: tracing computes it all once.
+TRACED_SIZES = {"b": 2, "f": 3, "h": 5, "w": 7, "t": 1, "n": 77}
 _ALIGNMENT = 64
 
 
