@@ -34,6 +34,7 @@ PYTHON = [text for language, text in BLOCKS if language == "python"]
 def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README names."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANIMDETAIL_ENGINE_DIR", str(tmp_path / "engines"))
     shutil.copy(tiny_checkpoint, "sd15.safetensors")
     shutil.copy(tiny / "tiny_mm_v3.safetensors", "mm_sd15_v3.safetensors")
     shutil.copy(tiny / "tiny_lora.safetensors", "style.safetensors")
@@ -56,7 +57,7 @@ def first_frames(path: Path, count: int) -> np.ndarray:
 def test_every_shell_command(user_files: Path) -> None:
     make_video(Path("clip.mp4"), first_frames(carphone(), 1))  # one: 512 px take ten seconds a frame
     ours = [command for command in COMMANDS if command[0] == "animdetail-trt"]
-    assert len(ours) >= 4
+    assert len(ours) >= 6
     for command in ours:
         run = [sys.executable, "-m", "animdetail_trt.cli", *command[1:]]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
@@ -69,8 +70,8 @@ def test_every_shell_command(user_files: Path) -> None:
 def test_the_other_shell_commands_are_what_ci_runs() -> None:
     """``make demo`` runs the script of test_demo.py; ``make test`` is what runs this; pip's line is in the Makefile."""
     others = [command for command in COMMANDS if command[0] != "animdetail-trt"]
-    assert others == [["make", "demo"], ["make", "test"], ["pip", "install", ".[detect]"]]
-    assert "--editable '.[detect,dev]'" in (ROOT / "Makefile").read_text()
+    assert others == [["make", "demo"], ["make", "test"], ["pip", "install", ".[detect]"], ["pip", "install", ".[rtx]"]]
+    assert "--editable '.[detect,rtx,dev]'" in (ROOT / "Makefile").read_text()
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     plan = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "examples/demo.py --output demo" in plan.stdout

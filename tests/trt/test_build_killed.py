@@ -80,27 +80,30 @@ def test_killed_at_any_moment(begin_build: Callable[[Path, int], BaseProcess], t
     assert undisturbed.exitcode == 0
 
     store, chance = Store(tmp_path / "engines"), random.Random(5)
-    died = 0
-    for frames in range(1, KILLS + 1):
-        process = begin_build(store.folder, frames)
-        process.join(elapsed * (frames - chance.random()) / KILLS)
+    engine, kills = 0, 0
+    while kills < KILLS:
+        engine += 1
+        process = begin_build(store.folder, engine)
+        process.join(elapsed * (kills + chance.random()) / KILLS)
         process.kill()
         process.join()
-        died += process.exitcode == -signal.SIGKILL
-        assert [store.verify(entry) for entry in store.entries()] == [None] * len(store.entries())
-    assert died >= KILLS - 2
-    assert list(store.folder.glob(".partial*")), "none of them was at work"
+        if process.exitcode == 0:
+            elapsed *= 0.9  # the machine is less busy now
+        else:
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+        assert all(store.verify(entry) is None for entry in store.entries())
+    assert len(list(store.folder.glob(".partial*"))) > KILLS / 2
 
-    last = begin_build(store.folder, KILLS)
+    last = begin_build(store.folder, engine)
     last.join()
     assert last.exitcode == 0
     store.prune()
     entries = store.entries()
-    assert KILLS - died <= len(entries) <= KILLS - died + 1
-    assert [store.verify(entry) for entry in entries] == [None] * len(entries)
-    kept = {path for entry in entries for path in (entry.plan, entry.sidecar)}
-    others = {path.name for path in store.folder.iterdir() if path not in kept}
-    assert others <= {"digests.json", ".locks"}
+    assert engine in [entry.profiles[0].axes["f"].max for entry in entries]
+    assert all(store.verify(entry) is None for entry in entries)
+    kept = {path.name for entry in entries for path in (entry.plan, entry.sidecar)}
+    assert {path.name for path in store.folder.iterdir()} <= kept | {"digests.json", ".locks"}
 
 
 # Background jobs of a shell inherit an ignored SIGINT; a terminal's do not. It tells when TensorRT is at work.
@@ -117,8 +120,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_while_tensorrt_builds(small: Path, tmp_path: Path, sent: int, code: int) -> None:
+def test_interrupted_while_tensorrt_builds(small: Path, tmp_path: Path) -> None:
     process = begin(line(small / "sd15", tmp_path), program=("-c", _PROGRAM))
     try:
         assert process.stderr is not None
@@ -128,14 +130,14 @@ def test_stopped_while_tensorrt_builds(small: Path, tmp_path: Path, sent: int, c
             assert process.poll() is None, seen
         time.sleep(2)  # into the one step that takes nearly all the time
         assert process.poll() is None
-        process.send_signal(sent)
+        process.send_signal(signal.SIGINT)
         start = time.monotonic()
         _, err = process.communicate(timeout=60)
         elapsed = time.monotonic() - start
     finally:
         process.kill()
-    assert process.returncode == code, err
+    assert process.returncode == 130, err
     assert elapsed < 5
-    assert ("interrupted: nothing half-written was left behind" in err) == (sent == signal.SIGINT)
+    assert "interrupted: nothing half-written was left behind" in err
     assert "Traceback" not in err
     assert {path.name for path in tmp_path.iterdir()} <= {"digests.json", ".locks"}
