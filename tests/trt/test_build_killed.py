@@ -83,12 +83,13 @@ def test_killed_at_any_moment(begin_build: Callable[[Path, int], BaseProcess], t
     engine, kills = 0, 0
     while kills < KILLS:
         engine += 1
+        start = time.monotonic()
         process = begin_build(store.folder, engine)
         process.join(elapsed * (kills + chance.random()) / KILLS)
         process.kill()
         process.join()
         if process.exitcode == 0:
-            elapsed *= 0.9  # the machine is less busy now
+            elapsed = time.monotonic() - start  # the machine is less busy now
         else:
             assert process.exitcode == -signal.SIGKILL
             kills += 1
