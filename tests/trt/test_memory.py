@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from fake_tensorrt import FakeTensorRT, affine_model, plan_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from animdetail_trt.errors import UncoveredError
 from animdetail_trt.trt.memory import Residency, Workspace, in_words
 from animdetail_trt.trt.profile import Inputs, Profile, Range
 from animdetail_trt.trt.session import EngineSession
+from fake_tensorrt import FakeTensorRT, affine_model, plan_bytes
 
 CPU = torch.device("cpu")
 INPUTS: Inputs = {"x": ("b", 4, "h", "w")}

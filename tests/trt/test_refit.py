@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fake_tensorrt import Engine, FakeTensorRT, Refitter, Severity, affine_model, plan_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -20,6 +19,7 @@ from animdetail_trt.errors import EngineError
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.profile import Inputs, Profile, Range
 from animdetail_trt.trt.session import EngineSession
+from fake_tensorrt import Engine, FakeTensorRT, Refitter, Severity, affine_model, plan_bytes
 
 CPU = torch.device("cpu")
 INPUTS: Inputs = {"x": ("b", 4, "h", "w")}

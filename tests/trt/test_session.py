@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.trt import runtime_cache, session
+from animdetail_trt.trt.log import engine_log
+from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.profile import Inputs, Profile, Range
+from animdetail_trt.trt.session import EngineSession, choose_profile, read_sizes
 from fake_tensorrt import (
     Context,
     CudaGraphStrategy,
@@ -24,14 +32,6 @@ from fake_tensorrt import (
     affine_model,
     plan_bytes,
 )
-from torch import Tensor
-
-from animdetail_trt.errors import EngineError, InputError, UncoveredError
-from animdetail_trt.trt import runtime_cache, session
-from animdetail_trt.trt.log import engine_log
-from animdetail_trt.trt.memory import Workspace
-from animdetail_trt.trt.profile import Inputs, Profile, Range
-from animdetail_trt.trt.session import EngineSession, choose_profile, read_sizes
 
 CPU = torch.device("cpu")
 INPUTS: Inputs = {"x": ("b", 4, "h", "w")}

@@ -28,7 +28,8 @@ class GraphUNet:
 
     def frames_per_call(self, width: int, height: int) -> int:
         sizes = {"h": height // PIXELS_PER_LATENT, "w": width // PIXELS_PER_LATENT}
-        return max(_most(session, ("b", "f"), sizes) for session in self.sessions)
+        covering = [session for session in self.sessions if session.covers(sizes)]
+        return max(_most(session, ("b", "f"), sizes) for session in covering or self.sessions[-1:])
 
     def __call__(
         self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
