@@ -94,7 +94,7 @@ class Lines(Display):
             yield lambda phase, done, steps: None
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def observer(self) -> Observer:
         return _LineObserver(self._console)
