@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import UncoveredError
-from animdetail_trt.trt.profile import shape_of
+from animdetail_trt.trt.profile import FLAG_OF_AXIS, PIXELS_PER_LATENT, shape_of
 from animdetail_trt.trt.session import Session
-
-PIXELS_PER_LATENT = 8
 
 
 class GraphUNet:
@@ -112,7 +110,6 @@ def _most(session: Session, axes: Sequence[str], sizes: Mapping[str, int]) -> in
     return most
 
 
-_FLAG_OF_AXIS = {"f": "--frames", "h": "--size", "w": "--size"}
 _UNIT_OF_AXIS = {
     "f": "frames",
     "h": "pixels high",
@@ -133,7 +130,7 @@ def misfit_of(session: Session, sizes: Mapping[str, int]) -> str:
     most = max(profile.axes[axis].max for profile in session.profiles) * pixels
     wanted = sizes[axis] * pixels
     remedy = ""
-    if axis in _FLAG_OF_AXIS:
+    if axis in FLAG_OF_AXIS:
         low, high = min(least, wanted), max(most, wanted)
-        remedy = f" (build-engines {_FLAG_OF_AXIS[axis]} {low}:{max(low, min(high, most))}:{high} widens it)"
+        remedy = f" (build-engines {FLAG_OF_AXIS[axis]} {low}:{max(low, min(high, most))}:{high} widens it)"
     return f"the engine was built for {least} to {most} {_UNIT_OF_AXIS[axis]}, and this is {wanted}{remedy}"

@@ -7,7 +7,7 @@ import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,7 @@ def source_of(
         return Source(component, weights, vae_precision(precision), settings={"tf32": precision == "fp16"})
     loras = [("lora", digests.of(Path(path)), strength) for path, strength in files.loras]
     loras += [("motion_lora", digests.of(Path(path)), strength) for path, strength in files.motion_loras]
-    settings = {
-        "controlnet": variant.controlnet,
-        "frame_prompts": variant.frame_prompts,
-        "refittable": variant.refittable,
+    settings = asdict(variant) | {
         "motion_scale": float(files.motion_scale),
         "motion_effect": float(files.motion_effect),
         "tf32": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,10 @@ class Runners:
         """Of every variant, the plain one first; of each, those for the smallest sizes first."""
         target = Target(flavour.name, flavour.version, str(self._capability()))
         digests, precision = Digests(self.store.folder), PRECISIONS[self.place.dtype]
-        variants = VARIANTS if component == "unet" else VARIANTS[:1]
-        sources = [source_of(files, component, precision, digests, variant) for variant in variants]
+        sources = [source_of(files, component, precision, digests)]
+        if component == "unet":  # the files' digests are the same for all
+            settings = sources[0].settings or {}
+            sources = [replace(sources[0], settings={**settings, **asdict(variant)}) for variant in VARIANTS]
         return [entry for source in sources for entry in sorted(self.store.find(source, target), key=_volume)]
 
     def _refittable(self, component: Component, flavour: Flavour) -> list[Entry]:

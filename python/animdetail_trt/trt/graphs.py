@@ -19,10 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from animdetail_trt.trt.profile import Inputs
-
-SKIP_LEVELS = 4
-"""Levels of a Stable Diffusion UNet; each halves the latents."""
+from animdetail_trt.trt.profile import Inputs, shape_of
 
 
 class WindowSizes:
@@ -247,8 +244,6 @@ class _GroupNorm(nn.Module):
 
 def example_inputs(inputs: Inputs, sizes: dict[str, int], seed: int = 0) -> dict[str, Tensor]:
     """Inputs of these sizes to trace and to check a graph with: standard normal, and timestep 500."""
-    from animdetail_trt.trt.profile import shape_of
-
     generator = torch.Generator().manual_seed(seed)
     made = {name: torch.randn(shape_of(dims, sizes), generator=generator) for name, dims in inputs.items()}
     return made | ({"timestep": torch.full((1,), 500.0)} if "timestep" in inputs else {})

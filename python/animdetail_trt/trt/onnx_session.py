@@ -23,9 +23,6 @@ class OnnxSession(Session):
         self.path = path
         self._session: Any = None
 
-    def covers(self, sizes: Mapping[str, int]) -> bool:
-        return any(profile.misfit(sizes) is None for profile in self.profiles)
-
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """As every Session; computed with as many threads as torch has."""
         choose_profile(self.profiles, read_sizes(self.inputs, inputs))

@@ -7,21 +7,13 @@ from typing import Any
 
 from animdetail_trt.errors import UnavailableError
 
-_EXTRA = {
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "rtx",
-    "onnx": "rtx",
-    "onnxruntime": "rtx",
-    "polygraphy": "rtx",
-}
-
 
 def optional(module: str, purpose: str) -> Any:
     """Import a package; raises UnavailableError, which says how to install it, where that fails."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a library of it that does not load
-        extra = _EXTRA.get(module, "rtx")
+        extra = "tensorrt" if module == "tensorrt" else "rtx"  # each brings onnx and the rest as well
         raise UnavailableError(
             f"cannot {purpose}: {module} cannot be imported ({error}). Run: pip install 'animdetail-trt[{extra}]'"
         ) from error

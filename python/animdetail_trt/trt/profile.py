@@ -17,6 +17,11 @@ Inputs: TypeAlias = Mapping[str, Sequence[Dim]]
 """The shape of every input of a graph."""
 
 Shape: TypeAlias = tuple[int, ...]
+
+PIXELS_PER_LATENT = 8
+FLAG_OF_AXIS = {"f": "--frames", "h": "--size", "w": "--size"}
+"""The flags of build-engines that widen an axis."""
+
 _AXIS = re.compile(r"(\d*)([a-z]+)(?:/(\d+))?")
 
 

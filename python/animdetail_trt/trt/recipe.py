@@ -10,9 +10,8 @@ from typing import Any, cast, get_args
 
 from animdetail_trt.errors import InputError
 from animdetail_trt.trt.identity import Component, Precision
-from animdetail_trt.trt.profile import Profile, Range
+from animdetail_trt.trt.profile import PIXELS_PER_LATENT, Profile, Range
 
-PIXELS_PER_LATENT = 8
 DEFAULT_RECIPE = "sd15"
 
 

@@ -14,7 +14,7 @@ from animdetail_trt.errors import EngineError, InputError, UncoveredError
 from animdetail_trt.trt.execution import REBUILD, Execution, Plan
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
-from animdetail_trt.trt.profile import Inputs, Profile, axis_of, extent, shape_of, sizes_of, tightest
+from animdetail_trt.trt.profile import FLAG_OF_AXIS, Inputs, Profile, axis_of, extent, shape_of, sizes_of, tightest
 from animdetail_trt.trt.refit import Coverage, Refit
 from animdetail_trt.trt.replay import Replay, Replays, capture
 
@@ -25,8 +25,6 @@ CAPTURED_BYTES = 64 << 20
 """Inputs and output of a run that is worth a CUDA graph: larger ones are held once more for each shape, copied at each
 run, and take so long that the launches do not count."""
 
-_OPTIONS = {"f": "--frames", "h": "--size", "w": "--size"}
-
 
 class Session(Protocol):
     """What runs a graph of one output, whichever library does it."""
@@ -36,7 +34,7 @@ class Session(Protocol):
 
     def covers(self, sizes: Mapping[str, int]) -> bool:
         """Whether a run of these sizes fits a profile."""
-        ...
+        return tightest(self.profiles, sizes) is not None
 
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The output. Raises UncoveredError, which names axis, size and range, where no profile fits."""
@@ -78,7 +76,7 @@ def choose_profile(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int
     span, unit = widest.axes[axis], " (latents, 8 pixels each)" if axis in "hw" else ""
     raise UncoveredError(
         f"the engine covers {axis} from {span.min} to {span.max}{unit}, this run has {axis}={sizes[axis]}. "
-        f"Build a wider one: animdetail-trt build-engines with {_OPTIONS.get(axis, 'other --frames or --size')}"
+        f"Build a wider one: animdetail-trt build-engines with {FLAG_OF_AXIS.get(axis, 'other --frames or --size')}"
     )
 
 
@@ -137,9 +135,6 @@ class EngineSession(Session):
     @property
     def loaded(self) -> bool:
         return self._execution is not None
-
-    def covers(self, sizes: Mapping[str, int]) -> bool:
-        return tightest(self.profiles, sizes) is not None
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
