@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import animdetail_trt as adt
+from animdetail_trt.cli import main
+from outcome import Outcome
 
 # How long an example takes says how busy the machine is; in CI the same examples come every time.
 settings.register_profile(
@@ -66,6 +70,20 @@ def tiny_checkpoint(tiny: Path) -> Path:
     path = tiny / "tiny_whole.safetensors"
     save_file(load_file(tiny / "tiny_sd15.safetensors") | load_file(tiny / "tiny_clip.safetensors"), path)
     return path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the command line in this process; argparse's own exits count as codes."""
+
+    def call(*argv: Any) -> Outcome:
+        try:
+            code = main([str(arg) for arg in argv])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Outcome(code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,31 +13,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from animdetail_trt.cli import main
 from animdetail_trt.media.segs_file import write_segs
 from animdetail_trt.segs import SEG
 from clips import CROP, make_video, patches
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line; argparse's own exits count as codes."""
-
-    def call(*argv: Any) -> Outcome:
-        try:
-            code = main([str(arg) for arg in argv])
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        return Outcome(code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture

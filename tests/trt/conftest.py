@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_builds import Builds, Outcome
+from small_builds import Builds
 from small_models import write_small_models
-
-from animdetail_trt.cli import main
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line in this process; argparse's own exits count as codes."""
-
-    def call(*argv: Any) -> Outcome:
-        try:
-            code = main([str(arg) for arg in argv])
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        return Outcome(code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="session")

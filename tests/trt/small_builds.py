@@ -7,34 +7,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from animdetail_trt.trt.sidecar import Entry
-from animdetail_trt.trt.store import Store
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> str:
-        """stderr without its line breaks."""
-        return " ".join(self.err.split())
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The engines that it says it built or found, in its order."""
-        assert self.code == 0, self.err
-        plans = [Path(line.partition(": ")[0]) for line in self.out.splitlines()]
-        found = {entry.plan: entry for entry in Store(plans[0].parent).entries()}
-        return [found[plan] for plan in plans]
+from outcome import Outcome
 
 
 class Builds:

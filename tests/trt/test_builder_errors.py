@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_builds import Outcome
 from small_models import needs_rtx
 
 from animdetail_trt.errors import EngineError
@@ -19,6 +18,7 @@ from animdetail_trt.trt import flavour
 from animdetail_trt.trt.builder import build_plan
 from animdetail_trt.trt.flavour import load_flavour
 from animdetail_trt.trt.profile import Profile, Range
+from outcome import Outcome
 
 Refused = Callable[..., str]
 

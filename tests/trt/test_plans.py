@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_builds import Builds, Outcome
+from small_builds import Builds
 from small_models import needs_rtx
 
 from animdetail_trt.models import engines
@@ -17,6 +17,7 @@ from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.trt.flavour import load_flavour
 from animdetail_trt.trt.sidecar import Entry
 from animdetail_trt.trt.store import Store
+from outcome import Outcome
 
 pytestmark = needs_rtx
 
