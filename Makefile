@@ -54,7 +54,7 @@ GPU_ARCHITECTURES ?= native
 RESULTS ?= $(or $(OUT),benchmarks/results)
 GPU_ENV = PYTHONPATH=python:tests:benchmarks ANIMDETAIL_REQUIRE_GPU=1
 # A few calls of every kernel: under the sanitizer they take a hundred times as long.
-GPU_SHORT = -m pytest tests/ops/test_gpu.py -k "writes_nowhere_else or packed-packed or quantises"
+GPU_SHORT = -m pytest tests/ops/test_gpu.py -k "writes_nowhere_else or packed-packed or quantises or element_types"
 SANITIZE = compute-sanitizer --error-exitcode 1 --report-api-errors no
 
 gpu-build:

@@ -7,23 +7,27 @@ namespace animdetail {
 namespace {
 
 bool packed_rgb(const Pixels& pixels) {
-  return pixels.channels == 3 && pixels.channel_stride == 1 && pixels.pixel_stride == 3;
+  return pixels.element == Element::Float32 && pixels.channels == 3 && pixels.channel_stride == 1 &&
+         pixels.pixel_stride == 3;
 }
 
 void paste_row(const PasteJob& job, int64_t frame, int64_t row) {
   const Pixels &canvas = job.canvas, &patch = job.patch;
-  float* below = canvas.data + frame * canvas.frame_stride + row * canvas.row_stride;
-  const float* above = patch.data + frame * patch.frame_stride + row * patch.row_stride;
+  const int64_t below = frame * canvas.frame_stride + row * canvas.row_stride;
+  const int64_t above = frame * patch.frame_stride + row * patch.row_stride;
   const float* mask = job.mask.data + frame * job.mask.frame_stride + row * job.mask.row_stride;
   if (packed_rgb(canvas) && packed_rgb(patch) && job.mask.pixel_stride == 1) {
-    rows::paste_rgb(below, above, mask, canvas.width);
+    rows::paste_rgb(reinterpret_cast<float*>(at(canvas, below)), reinterpret_cast<const float*>(at(patch, above)), mask,
+                    canvas.width);
     return;
   }
   for (int64_t x = 0; x < canvas.width; ++x) {
     for (int64_t c = 0; c < canvas.channels; ++c) {
-      float& value = below[x * canvas.pixel_stride + c * canvas.channel_stride];
-      value = blend::alpha_over(value, above[x * patch.pixel_stride + c * patch.channel_stride],
-                                mask[x * job.mask.pixel_stride]);
+      char* to = at(canvas, below + x * canvas.pixel_stride + c * canvas.channel_stride);
+      const char* from = at(patch, above + x * patch.pixel_stride + c * patch.channel_stride);
+      const float blended =
+          blend::alpha_over(read(to, canvas.element), read(from, patch.element), mask[x * job.mask.pixel_stride]);
+      write(blended, to, canvas.element);
     }
   }
 }

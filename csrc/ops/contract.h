@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 
 #include "animdetail/check.h"
 #include "animdetail/ops.h"
@@ -15,21 +16,59 @@ struct Argument {
   const TensorView& view;
 };
 
-inline void check_input(const char* op, Argument argument) {
-  check(argument.view.dtype == kFloat32, op, ": ", argument.name, " must be float32, got ", argument.view.dtype,
-        ". Convert it: .float() in torch, .astype(\"float32\") in NumPy");
+// What the values of a picture mean, and so which types it may have.
+enum class Values { Any, Unit };
+
+inline std::optional<Element> element_of(DType dtype) {
+  if (dtype == kFloat32) return Element::Float32;
+  if (dtype == DType{DType::Float, 16}) return Element::Float16;
+  if (dtype == DType{DType::BFloat, 16}) return Element::BFloat16;
+  if (dtype == DType{DType::UInt, 8}) return Element::UInt8;
+  return std::nullopt;
+}
+
+inline void check_device(const char* op, Argument argument) {
   check(argument.view.device.kind != DeviceKind::Other, op, ": ", argument.name,
         " is on a device that this package does not know. Move it to the CPU");
 }
 
-inline void check_output(const char* op, Argument argument) {
-  check_input(op, argument);
+inline void check_input(const char* op, Argument argument) {
+  check(argument.view.dtype == kFloat32, op, ": ", argument.name, " must be float32, got ", argument.view.dtype,
+        ". Convert it: .float() in torch, .astype(\"float32\") in NumPy");
+  check_device(op, argument);
+}
+
+inline void check_pixels(const char* op, Argument argument, Values values) {
+  const std::optional<Element> element = element_of(argument.view.dtype);
+  check(element && (values == Values::Unit || element != Element::UInt8), op, ": ", argument.name,
+        " must be float32, float16", values == Values::Unit ? ", bfloat16 or uint8" : " or bfloat16", ", got ",
+        argument.view.dtype, ". Convert it: .float() in torch, .astype(\"float32\") in NumPy");
+  check_device(op, argument);
+}
+
+inline void check_rgb(const char* op, Argument argument, int channel_axis) {
+  check(argument.view.dtype == kFloat32 || argument.view.shape[channel_axis] == 3, op, ": ", argument.name, " is ",
+        argument.view.dtype, " and has ", argument.view.shape[channel_axis],
+        " channels. Convert it to float32, or give it three");
+}
+
+inline void check_written(const char* op, Argument argument) {
   check(!argument.view.read_only, op, ": ", argument.name, " is read-only. Pass a copy of it");
   if (is_empty(argument.view)) return;
   for (int axis = 0; axis < argument.view.rank; ++axis) {
     check(argument.view.strides[axis] != 0 || argument.view.shape[axis] <= 1, op, ": ", argument.name,
           " is an expanded view whose elements share memory, so it cannot be written. Pass a copy of it");
   }
+}
+
+inline void check_output(const char* op, Argument argument) {
+  check_input(op, argument);
+  check_written(op, argument);
+}
+
+inline void check_target(const char* op, Argument argument, Values values) {
+  check_pixels(op, argument, values);
+  check_written(op, argument);
 }
 
 inline void check_same_device(const char* op, Argument first, std::initializer_list<Argument> others) {
@@ -42,7 +81,7 @@ inline void check_same_device(const char* op, Argument first, std::initializer_l
 // f h w c, or f c h w where channels_first.
 inline Pixels pixels(const TensorView& view, bool channels_first = false) {
   const int c = channels_first ? 1 : 3, h = channels_first ? 2 : 1, w = channels_first ? 3 : 2;
-  return {static_cast<float*>(view.data),
+  return {static_cast<char*>(view.data),
           view.shape[0],
           view.shape[h],
           view.shape[w],
@@ -50,7 +89,8 @@ inline Pixels pixels(const TensorView& view, bool channels_first = false) {
           view.strides[0],
           view.strides[h],
           view.strides[w],
-          view.strides[c]};
+          view.strides[c],
+          element_of(view.dtype).value_or(Element::Float32)};
 }
 
 // (h, w), or (1 or f, h, w).
@@ -96,7 +136,7 @@ struct Overlap {
 };
 
 inline Pixels window(Pixels from, int64_t left, int64_t top, int64_t width, int64_t height) {
-  from.data += top * from.row_stride + left * from.pixel_stride;
+  from.data = at(from, top * from.row_stride + left * from.pixel_stride);
   from.width = width;
   from.height = height;
   return from;

@@ -34,7 +34,7 @@ void run(const char* op, const ResampleJob& job, Device device, void* stream) {
 }
 
 void check_frames(const char* op, const TensorView& frames) {
-  check_input(op, {"frames", frames});
+  check_pixels(op, {"frames", frames}, Values::Unit);
   check(frames.rank == 4 && frames.shape[3] >= 1 && frames.shape[3] <= 4, op,
         ": frames must be (f, h, w, c) with 1 to 4 channels, got shape ", frames);
 }
@@ -44,10 +44,12 @@ void check_frames(const char* op, const TensorView& frames) {
 void crop_resize(const TensorView& out, const TensorView& frames, CropRegion region, PassOrder order, void* stream) {
   const char* op = "crop_resize";
   check_frames(op, frames);
-  check_output(op, {"out", out});
+  check_target(op, {"out", out}, Values::Unit);
   check_same_device(op, {"out", out}, {{"frames", frames}});
   check(out.rank == 4 && out.shape[0] == frames.shape[0] && out.shape[3] == frames.shape[3], op,
         ": out must be (f, height, width, c) with f and c of frames ", frames, ", got shape ", out);
+  check_rgb(op, {"frames", frames}, 3);
+  check_rgb(op, {"out", out}, 3);
   const Pixels source = crop(op, pixels(frames), region), target = pixels(out);
   run(op,
       {source, target, target.width, target.height, 0, 0, resample::Range::Unit, resample::Range::Unit,
@@ -59,7 +61,7 @@ void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropReg
                         int64_t height, PassOrder order, void* stream) {
   const char* op = "crop_resize_to_vae";
   check_frames(op, frames);
-  check_output(op, {"out", out});
+  check_target(op, {"out", out}, Values::Any);
   check_same_device(op, {"out", out}, {{"frames", frames}});
   check(frames.shape[3] == 3, op, ": frames must have 3 channels, got shape ", frames);
   check(width >= 8 && height >= 8, op, ": size (", width, ", ", height,
@@ -77,8 +79,8 @@ void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropReg
 
 void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order, void* stream) {
   const char* op = "resize_from_vae";
-  check_input(op, {"decoded", decoded});
-  check_output(op, {"out", out});
+  check_pixels(op, {"decoded", decoded}, Values::Any);
+  check_target(op, {"out", out}, Values::Unit);
   check_same_device(op, {"out", out}, {{"decoded", decoded}});
   check(decoded.rank == 4 && decoded.shape[1] == 3, op, ": decoded must be (f, 3, h, w), got shape ", decoded);
   check(out.rank == 4 && out.shape[0] == decoded.shape[0] && out.shape[3] == 3, op,
@@ -93,8 +95,8 @@ void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder
 void paste_from_vae(const TensorView& canvas, const TensorView& decoded, const TensorView& mask, int64_t x, int64_t y,
                     int64_t width, int64_t height, PassOrder order, void* stream) {
   const char* op = "paste_from_vae";
-  check_output(op, {"canvas", canvas});
-  check_input(op, {"decoded", decoded});
+  check_target(op, {"canvas", canvas}, Values::Unit);
+  check_pixels(op, {"decoded", decoded}, Values::Any);
   check_same_device(op, {"canvas", canvas}, {{"decoded", decoded}, {"mask", mask}});
   check(canvas.device.kind == DeviceKind::Cuda, op, ": canvas is on ", canvas.device,
         ". Use resize_from_vae and alpha_paste there");

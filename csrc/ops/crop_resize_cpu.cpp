@@ -51,42 +51,54 @@ class Quantised final : public RowSource {
   Quantised(const Pixels& source, Range range)
       : RowSource({static_cast<int>(source.width), static_cast<int>(source.channels), source.pixel_stride == 1}),
         source_(source),
-        range_(range) {}
+        quantise_(range == Range::Vae ? rows::quantise_vae : rows::quantise),
+        floats_(layout.bytes()) {}
 
-  void start(int64_t frame, int, int) override { frame_ = source_.data + frame * source_.frame_stride; }
+  void start(int64_t frame, int, int) override { frame_ = frame * source_.frame_stride; }
 
   void read(int first, int count, uint8_t* to) override {
-    const auto quantise = range_ == Range::Vae ? rows::quantise_vae : rows::quantise;
-    const float* from = frame_ + first * source_.row_stride;
+    const int64_t from = frame_ + first * source_.row_stride;
     if (layout.planar) {
       // Plane by plane: memory is then read in the longest runs.
       for (int c = 0; c < layout.channels; ++c) {
         for (int row = 0; row < count; ++row) {
-          quantise(from + row * source_.row_stride + c * source_.channel_stride, to + row * stride + c * layout.width,
+          read_run(from + row * source_.row_stride + c * source_.channel_stride, to + row * stride + c * layout.width,
                    layout.width);
         }
       }
     } else if (source_.channel_stride == 1 && source_.pixel_stride == layout.channels) {
       for (int row = 0; row < count; ++row)
-        quantise(from + row * source_.row_stride, to + row * stride, layout.bytes());
+        read_run(from + row * source_.row_stride, to + row * stride, layout.bytes());
     } else {
       for (int row = 0; row < count; ++row) read_strided(from + row * source_.row_stride, to + row * stride);
     }
   }
 
  private:
-  void read_strided(const float* from, uint8_t* to) const {
-    for (int64_t x = 0; x < layout.width; ++x) {
-      for (int64_t c = 0; c < layout.channels; ++c) {
-        const float value = from[x * source_.pixel_stride + c * source_.channel_stride];
-        *to++ = range_ == Range::Vae ? resample::quantise_vae(value) : resample::quantise(value);
-      }
+  void read_run(int64_t from, uint8_t* to, int count) {
+    if (source_.element == Element::Float32) {
+      quantise_(reinterpret_cast<const float*>(at(source_, from)), to, count);
+    } else {
+      rows::widen(at(source_, from), source_.element, floats_.data(), count);
+      quantise_(floats_.data(), to, count);
     }
   }
 
+  void read_strided(int64_t from, uint8_t* to) {
+    float* value = floats_.data();
+    for (int64_t x = 0; x < layout.width; ++x) {
+      for (int64_t c = 0; c < layout.channels; ++c) {
+        *value++ = animdetail::read(at(source_, from + x * source_.pixel_stride + c * source_.channel_stride),
+                                    source_.element);
+      }
+    }
+    quantise_(floats_.data(), to, layout.bytes());
+  }
+
   const Pixels source_;
-  const Range range_;
-  const float* frame_ = nullptr;
+  void (*const quantise_)(const float*, uint8_t*, ptrdiff_t);
+  std::vector<float> floats_;  // of a row
+  int64_t frame_ = 0;          // elements to it
 };
 
 class Horizontal final : public RowSource {
@@ -161,41 +173,78 @@ class Vertical final : public RowSource {
   int last_ = 0;             // where reading ends
 };
 
-// Writes `count` rows, `stride` bytes apart, to where `to` points in the target.
-void write_rows(const uint8_t* from, ptrdiff_t stride, int count, const Layout& layout, const ResampleJob& job,
-                float* to) {
-  const Pixels& target = job.target;
-  const auto dequantise = job.target_range == Range::Vae ? rows::dequantise_vae : rows::dequantise;
-  const auto dequantise_one = job.target_range == Range::Vae ? resample::dequantise_vae : resample::dequantise;
-  if (layout.planar && target.pixel_stride == 1) {
-    for (int c = 0; c < layout.channels; ++c) {
-      for (int row = 0; row < count; ++row) {
-        dequantise(from + row * stride + c * layout.width, to + row * target.row_stride + c * target.channel_stride,
-                   layout.width);
-      }
+// Writes rows of bytes to the target.
+class Written {
+ public:
+  Written(const ResampleJob& job, const Layout& layout)
+      : target_(job.target),
+        layout_(layout),
+        range_(job.target_range),
+        contiguous_(layout.planar ? target_.pixel_stride == 1
+                                  : target_.channel_stride == 1 && target_.pixel_stride == layout.channels) {
+    for (int value = 0; value < 256; ++value) {
+      const float meant = range_ == Range::Vae ? resample::dequantise_vae(static_cast<uint8_t>(value))
+                                               : resample::dequantise(static_cast<uint8_t>(value));
+      elements_[value] = bits_of(meant, target_.element);
     }
-  } else if (!layout.planar && target.channel_stride == 1 && target.pixel_stride == layout.channels) {
-    for (int row = 0; row < count; ++row) dequantise(from + row * stride, to + row * target.row_stride, layout.bytes());
-  } else {
-    for (int row = 0; row < count; ++row, from += stride, to += target.row_stride) {
-      for (int x = 0; x < layout.width; ++x) {
-        for (int c = 0; c < layout.channels; ++c) {
-          to[x * target.pixel_stride + c * target.channel_stride] = dequantise_one(from[layout.position(x, c)]);
-        }
+  }
+
+  // `count` rows, `stride` bytes apart, from row `first` of `frame` on.
+  void write(const uint8_t* from, ptrdiff_t stride, int count, int64_t frame, int first) const {
+    const int64_t to = frame * target_.frame_stride + first * target_.row_stride;
+    // Plane by plane where there are planes, each row of them in one run.
+    const int runs = contiguous_ && layout_.planar ? layout_.channels : 1;
+    for (int run = 0; run < runs; ++run) {
+      for (int row = 0; row < count; ++row) {
+        write_row(from + row * stride + run * layout_.width,
+                  to + row * target_.row_stride + run * target_.channel_stride);
       }
     }
   }
-}
+
+ private:
+  void write_row(const uint8_t* from, int64_t to) const {
+    if (!contiguous_) {
+      for (int x = 0; x < layout_.width; ++x) {
+        for (int c = 0; c < layout_.channels; ++c) {
+          put(from[layout_.position(x, c)], to + x * target_.pixel_stride + c * target_.channel_stride);
+        }
+      }
+      return;
+    }
+    const int count = layout_.planar ? layout_.width : layout_.bytes();
+    if (target_.element == Element::Float32) {
+      const auto dequantise = range_ == Range::Vae ? rows::dequantise_vae : rows::dequantise;
+      dequantise(from, reinterpret_cast<float*>(at(target_, to)), count);
+    } else {
+      for (int i = 0; i < count; ++i) put(from[i], to + i);
+    }
+  }
+
+  void put(uint8_t value, int64_t to) const {
+    switch (target_.element) {
+      case Element::Float32: return store_as(elements_[value], at(target_, to));
+      case Element::UInt8: return store_as(static_cast<uint8_t>(elements_[value]), at(target_, to));
+      default: store_as(static_cast<uint16_t>(elements_[value]), at(target_, to));
+    }
+  }
+
+  const Pixels target_;
+  const Layout layout_;
+  const Range range_;
+  const bool contiguous_;
+  uint32_t elements_[256];  // what each byte is written as
+};
 
 // Cuts the rows or columns of `source` that a pass skips down to the window of the target.
 Pixels without_skipped_border(const ResampleJob& job, bool across, bool down) {
   Pixels source = job.source;
   if (!across) {
-    source.data += job.left * source.pixel_stride;
+    source.data = at(source, job.left * source.pixel_stride);
     source.width = job.target.width;
   }
   if (!down) {
-    source.data += job.top * source.row_stride;
+    source.data = at(source, job.top * source.row_stride);
     source.height = job.target.height;
   }
   return source;
@@ -243,6 +292,7 @@ void resample_cpu(const ResampleJob& job) {
 
   parallel_tasks(job.target.frames * bands, [&](const NextTask& next) {
     const std::unique_ptr<RowSource> rows = chain.rows();
+    const Written target(job, rows->layout);
     std::vector<uint8_t> block(rows->stride * kBlock);
     for (int64_t task; (task = next()) >= 0;) {
       const int64_t frame = task / bands;
@@ -251,8 +301,7 @@ void resample_cpu(const ResampleJob& job) {
       for (int y = first; y < last; y += kBlock) {
         const int count = std::min(kBlock, last - y);
         rows->read(y, count, block.data());
-        write_rows(block.data(), rows->stride, count, rows->layout, job,
-                   job.target.data + frame * job.target.frame_stride + y * job.target.row_stride);
+        target.write(block.data(), rows->stride, count, frame, y);
       }
     }
   });

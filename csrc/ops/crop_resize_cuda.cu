@@ -32,38 +32,38 @@ __device__ __forceinline__ void sum_first(const TileJob& job, const Tile& tile, 
   }
 }
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 __device__ __forceinline__ void sum_second(const TileJob& job, const Tile& tile, const uint32_t* shared) {
   switch (channels == 3 ? job.vertical_first ? job.x.steps : job.y.steps : 0) {
-    case 1: return second_pass<channels, 1, blends>(job, tile, shared, threadIdx.x, kThreads);
-    case 2: return second_pass<channels, 2, blends>(job, tile, shared, threadIdx.x, kThreads);
-    default: return second_pass<channels, 0, blends>(job, tile, shared, threadIdx.x, kThreads);
+    case 1: return second_pass<channels, 1, blends, any>(job, tile, shared, threadIdx.x, kThreads);
+    case 2: return second_pass<channels, 2, blends, any>(job, tile, shared, threadIdx.x, kThreads);
+    default: return second_pass<channels, 0, blends, any>(job, tile, shared, threadIdx.x, kThreads);
   }
 }
 
-template <int channels, Range range, bool blends>
+template <int channels, Range range, bool blends, bool any>
 __global__ __launch_bounds__(kThreads, kBlocks) void resample_tiles(const __grid_constant__ TileJob job) {
   extern __shared__ __align__(16) uint32_t shared[];
   for (int64_t frame = blockIdx.z; frame < job.target.frames; frame += gridDim.z) {
     for (int row = blockIdx.y; row < job.plan.down; row += gridDim.y) {
       const Tile tile = tile_at(job, frame, row, blockIdx.x);
-      load<channels, range>(job, tile, shared, threadIdx.x, kThreads);
+      load<channels, range, any>(job, tile, shared, threadIdx.x, kThreads);
       __syncthreads();  // which the second pass of the tile before has reached as well
       sum_first<channels>(job, tile, shared);
       __syncthreads();
-      sum_second<channels, blends>(job, tile, shared);
+      sum_second<channels, blends, any>(job, tile, shared);
     }
   }
 }
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 __global__ __launch_bounds__(kDirectThreads) void resample_direct(const __grid_constant__ TileJob job,
                                                                   int64_t outputs) {
   __shared__ int32_t parts[kDirectThreads / kWarp][channels];
   for (int64_t index = blockIdx.x; index < outputs; index += gridDim.x) {
     const Output output = output_at(job, index);
     int32_t sums[channels];
-    direct_sums(job, output, sums, threadIdx.x, kDirectThreads);
+    direct_sums<channels, any>(job, output, sums, threadIdx.x, kDirectThreads);
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
       for (int lanes = kWarp / 2; lanes; lanes /= 2) sums[c] += __shfl_xor_sync(0xffffffff, sums[c], lanes);
@@ -75,7 +75,7 @@ __global__ __launch_bounds__(kDirectThreads) void resample_direct(const __grid_c
       for (int c = 0; c < channels; ++c) {
         for (int warp = 1; warp < kDirectThreads / kWarp; ++warp) sums[c] += parts[warp][c];
       }
-      direct_store<channels, blends>(job, output, sums);
+      direct_store<channels, blends, any>(job, output, sums);
     }
     __syncthreads();
   }
@@ -119,10 +119,10 @@ int attribute(const char* op, cudaDeviceAttr name, int device) {
   return value;
 }
 
-template <int channels, Range range, bool blends>
+template <int channels, Range range, bool blends, bool any>
 void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
   if (tiled) {
-    const auto kernel = resample_tiles<channels, range, blends>;
+    const auto kernel = resample_tiles<channels, range, blends, any>;
     if (job.plan.shared_bytes > 48 << 10) {
       cuda::check("resample",
                   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.plan.shared_bytes));
@@ -133,20 +133,24 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
     kernel<<<grid, kThreads, job.plan.shared_bytes, stream>>>(job);
   } else {
     const int64_t outputs = job.target.frames * job.target.height * job.target.width;
-    resample_direct<channels, blends><<<cuda::blocks(outputs), kDirectThreads, 0, stream>>>(job, outputs);
+    resample_direct<channels, blends, any><<<cuda::blocks(outputs), kDirectThreads, 0, stream>>>(job, outputs);
   }
 }
 
+template <bool any>
+void launch_rgb(const TileJob& job, bool tiled, cudaStream_t stream) {
+  if (job.source_range == Range::Unit) return launch<3, Range::Unit, false, any>(job, tiled, stream);
+  job.mask.data ? launch<3, Range::Vae, true, any>(job, tiled, stream)
+                : launch<3, Range::Vae, false, any>(job, tiled, stream);
+}
+
 void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
-  if (job.source_range == Range::Vae) {
-    return job.mask.data ? launch<3, Range::Vae, true>(job, tiled, stream)
-                         : launch<3, Range::Vae, false>(job, tiled, stream);
-  }
+  const bool floats = job.source.element == Element::Float32 && job.target.element == Element::Float32;
   switch (job.target.channels) {
-    case 1: return launch<1, Range::Unit, false>(job, tiled, stream);
-    case 2: return launch<2, Range::Unit, false>(job, tiled, stream);
-    case 3: return launch<3, Range::Unit, false>(job, tiled, stream);
-    default: return launch<4, Range::Unit, false>(job, tiled, stream);
+    case 1: return launch<1, Range::Unit, false, false>(job, tiled, stream);
+    case 2: return launch<2, Range::Unit, false, false>(job, tiled, stream);
+    case 3: return floats ? launch_rgb<false>(job, tiled, stream) : launch_rgb<true>(job, tiled, stream);
+    default: return launch<4, Range::Unit, false, false>(job, tiled, stream);
   }
 }
 

@@ -14,8 +14,6 @@ uint32_t take_byte(int32_t& tap) {
   return static_cast<uint8_t>(low);
 }
 
-bool aligned(const void* pointer, int bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
-
 int whole(int count, int unit) { return (count + unit - 1) / unit * unit; }
 
 // The next multiple of 4 that is none of 8: eight lines then lie in different banks of shared memory.
@@ -135,15 +133,16 @@ std::vector<TapBlock> AxisTable::blocks() const {
 }
 
 Layout layout_of(const Pixels& pixels, bool vertical_first) {
-  const bool even_rows = pixels.row_stride % 4 == 0 && pixels.frame_stride % 4 == 0 && aligned(pixels.data, 4);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pixels.data), bytes = bytes_of(pixels.element);
+  const bool even_rows = pixels.row_stride % 4 == 0 && pixels.frame_stride % 4 == 0 && address % bytes == 0;
   if (vertical_first || !even_rows) return {Access::Strided, 0};
-  const int floats_past = static_cast<int>(reinterpret_cast<uintptr_t>(pixels.data) / 4 % 4);
+  const int past = static_cast<int>(address / bytes % 4);
   if (pixels.pixel_stride == 1 && (pixels.channels == 1 || pixels.channel_stride % 4 == 0)) {
-    return {Access::Planar, floats_past};
+    return {Access::Planar, past};
   }
-  // Pixel x of RGB begins 3 x floats on, which is a multiple of 4 where x + phase is.
+  // Pixel x of RGB begins 3 x elements on, which is a multiple of 4 where x + phase is.
   if (pixels.channels == 3 && pixels.channel_stride == 1 && pixels.pixel_stride == 3) {
-    return {Access::Packed, (4 - floats_past) % 4};
+    return {Access::Packed, (4 - past) % 4};
   }
   return {Access::Strided, 0};
 }

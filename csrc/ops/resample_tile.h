@@ -3,9 +3,9 @@
 // How a block of threads resamples one tile of a picture. The tile lies in memory that the block shares as bytes, four
 // pixels to a word along the axis that is summed next:
 //
-//   load          floats of the source -> bytes
+//   load          elements of the source -> bytes
 //   first_pass    weighted sums along the first axis, written so that the second axis lies along the words
-//   second_pass   the same along the second axis, and from there to floats of the target, or blended into it
+//   second_pass   the same along the second axis, and from there to elements of the target, or blended into it
 //
 // Each step is a function of (thread, threads) without barriers inside. The kernel runs the steps with barriers between
 // them; tests/harness runs them on a CPU, under sanitizers.
@@ -42,9 +42,9 @@ struct alignas(16) TapBlock {
 // then holds four neighbouring lines, a word.
 ANIMDETAIL_HD int slot_of(int line) { return (line & ~14) | (line & 2) << 2 | (line >> 1 & 6); }
 
-// One axis of the job. Pixel x lies in word (x + phase) / 4: where rows are read 16 bytes at a time, words begin where
-// memory is aligned. Likewise the first `lead` outputs are none: with them fours of outputs begin where the target's
-// memory is aligned.
+// One axis of the job. Pixel x lies in word (x + phase) / 4: where rows are read four elements at a time, words begin
+// where memory is aligned. Likewise the first `lead` outputs are none: with them fours of outputs begin where the
+// target's memory is aligned.
 struct Axis {
   const Span* spans;       // of each output
   const TapBlock* blocks;  // `steps` of each 16 outputs, from the word on where the first one's pixels begin
@@ -73,7 +73,7 @@ ANIMDETAIL_HD int quotient(int numerator, const Divisor& by) {
 // How pictures lie in memory, as far as reading and writing them fast goes.
 enum class Access : uint8_t {
   Strided,  // anything
-  Planar,   // rows of one channel, 16-byte aligned at words, or at fours of outputs
+  Planar,   // rows of one channel, aligned to four elements at words, or at fours of outputs
   Packed,   // rows of interleaved RGB, likewise
 };
 
@@ -132,37 +132,13 @@ ANIMDETAIL_HD Tile tile_at(const TileJob& job, int64_t frame, int row, int colum
   return tile;
 }
 
-struct Four {
-  float value[4];
-};
-
-// 16 bytes at once, from and to aligned memory. Volatile: compilers move a load into the branch that uses it, and loads
-// that should be on their way together then wait for one another.
-ANIMDETAIL_HD Four load_four(const float* from) {
-#if defined(__CUDA_ARCH__)
-  Four loaded;
-  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(loaded.value[0]), "=f"(loaded.value[1]), "=f"(loaded.value[2]), "=f"(loaded.value[3])
-               : "l"(from));
-  return loaded;
-#else
-  Four loaded;
-  std::memcpy(&loaded, __builtin_assume_aligned(from, 16), sizeof loaded);
-  return loaded;
-#endif
+// Of what a picture's elements are: floats, as the compiler then knows, or (any) whatever it says.
+template <bool any>
+ANIMDETAIL_HD Element element_of(const Pixels& pixels) {
+  return any ? pixels.element : Element::Float32;
 }
 
-ANIMDETAIL_HD void store_four(const Four& four, float* to) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
-               :
-               : "l"(to), "f"(four.value[0]), "f"(four.value[1]), "f"(four.value[2]), "f"(four.value[3])
-               : "memory");
-#else
-  std::memcpy(__builtin_assume_aligned(to, 16), &four, sizeof four);
-#endif
-}
-
+// Volatile, as load_four.
 ANIMDETAIL_HD float load_one(const float* from) {
 #if defined(__CUDA_ARCH__)
   float loaded;
@@ -197,21 +173,21 @@ ANIMDETAIL_HD int lines_skipped(const TileJob& job, const Tile& tile) {
   return job.vertical_first ? (tile.source_x + job.x.phase) & 3 : (tile.source_y + job.y.phase) & 3;
 }
 
-// A word of each of `step` interleaved channels.
+// A word of each of `step` interleaved channels of four pixels.
 template <int step, Range range>
-ANIMDETAIL_HD void put_words(const Four (&values)[step], uint32_t* to, int to_next_channel) {
+ANIMDETAIL_HD void put_words(const RawFour (&pixels)[step], Element element, uint32_t* to, int to_next_channel) {
   ANIMDETAIL_UNROLL
   for (int c = 0; c < step; ++c) {
     const auto byte = [&](int pixel) {
       const int i = pixel * step + c;
-      return to_byte<range>(values[i / 4].value[i % 4]);
+      return to_byte<range>(value_of(pixels[i / 4], i % 4, element));
     };
     to[c * to_next_channel] = pack(byte(0), byte(1), byte(2), byte(3));
   }
 }
 
 // Rows of the source whose pixels lie side by side, `step` channels interleaved: a word of each channel at a time.
-template <int channels, int step, Range range>
+template <int channels, int step, Range range, bool any>
 ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lines, int thread, int threads) {
   constexpr int kAtOnce = 8 / step;  // that are on their way before the first is used
   constexpr int kPlanes = channels / step;
@@ -224,8 +200,9 @@ ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lin
   const int x = 4 * (first_word + word) - job.x.phase, width = static_cast<int>(job.source.width);
   const bool inside = x >= 0 && x + 4 <= width;
   const int height = tile.source_height, skipped = lines_skipped(job, tile);
-  const float* source = job.source.data + tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride +
-                        static_cast<int64_t>(x) * step;
+  const Element element = element_of<any>(job.source);
+  const int64_t source =
+      tile.frame * job.source.frame_stride + tile.source_y * job.source.row_stride + static_cast<int64_t>(x) * step;
   lines += word;
 
   // The rows of all planes, one after the other.
@@ -236,7 +213,9 @@ ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lin
   };
   const auto from = [&](int row) {
     const int plane = plane_of(row);
-    return source + plane * job.source.channel_stride + (row - plane * height) * job.source.row_stride;
+    return job.source.data +
+           (source + plane * job.source.channel_stride + (row - plane * height) * job.source.row_stride) *
+               bytes_of(element);
   };
   const auto to = [&](int row) {
     const int plane = plane_of(row);
@@ -245,34 +224,36 @@ ANIMDETAIL_HD void load_rows(const TileJob& job, const Tile& tile, uint32_t* lin
   const int count = kPlanes * height;
   if (!inside) {
     for (int row = first_row; row < count; row += rows) {
-      Four values[step];
+      uint32_t words[step] = {};
       ANIMDETAIL_UNROLL
       for (int i = 0; i < 4 * step; ++i) {
         const int pixel = x + i / step;
-        values[i / 4].value[i % 4] = pixel >= 0 && pixel < width ? from(row)[i] : 0.0f;
+        if (pixel < 0 || pixel >= width) continue;
+        words[i % step] |= to_byte<range>(read(from(row) + i * bytes_of(element), element)) << 8 * (i / step);
       }
-      put_words<step, range>(values, to(row), plan.first_channel);
+      ANIMDETAIL_UNROLL
+      for (int c = 0; c < step; ++c) to(row)[c * plan.first_channel] = words[c];
     }
     return;
   }
   for (int row = first_row; row < count; row += kAtOnce * rows) {
-    Four values[kAtOnce][step];
+    RawFour pixels[kAtOnce][step];
     ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
       // The last row is read again instead of those past it, which costs less than to ask.
-      const float* four = from(row + k * rows < count ? row + k * rows : count - 1);
+      const char* four = from(row + k * rows < count ? row + k * rows : count - 1);
       ANIMDETAIL_UNROLL
-      for (int i = 0; i < step; ++i) values[k][i] = load_four(four + 4 * i);
+      for (int i = 0; i < step; ++i) pixels[k][i] = load_four(four + 4 * i * bytes_of(element), element);
     }
     ANIMDETAIL_UNROLL
     for (int k = 0; k < kAtOnce; ++k) {
-      if (row + k * rows < count) put_words<step, range>(values[k], to(row + k * rows), plan.first_channel);
+      if (row + k * rows < count) put_words<step, range>(pixels[k], element, to(row + k * rows), plan.first_channel);
     }
   }
 }
 
 // Pixels of any strides, one at a time; lines run down the picture where the first pass does.
-template <int channels, Range range>
+template <int channels, Range range, bool any>
 ANIMDETAIL_HD void load_pixels(const TileJob& job, const Tile& tile, uint8_t* lines, int thread, int threads) {
   const Plan& plan = job.plan;
   const bool down = job.vertical_first;
@@ -281,7 +262,8 @@ ANIMDETAIL_HD void load_pixels(const TileJob& job, const Tile& tile, uint8_t* li
   const int lines_used = down ? tile.source_width : tile.source_height;
   const int offset = start + along.phase - 4 * word_of(along, start), skipped = lines_skipped(job, tile);
   const int positions = plan.by_positions.divisor, room = plan.by_lines.divisor;
-  const float* frame = job.source.data + tile.frame * job.source.frame_stride;
+  const Element element = element_of<any>(job.source);
+  const char* frame = job.source.data + tile.frame * job.source.frame_stride * bytes_of(element);
   // Neighbouring threads read neighbouring columns.
   for (int item = thread; item < room * positions; item += threads) {
     const int slow = quotient(item, down ? plan.by_lines : plan.by_positions);
@@ -289,23 +271,24 @@ ANIMDETAIL_HD void load_pixels(const TileJob& job, const Tile& tile, uint8_t* li
     const int line = down ? fast : slow, position = down ? slow : fast;
     if (line >= lines_used || position >= length) continue;
     const int x = tile.source_x + (down ? line : position), y = tile.source_y + (down ? position : line);
-    const float* from = frame + y * job.source.row_stride + x * job.source.pixel_stride;
+    const char* from = frame + (y * job.source.row_stride + x * job.source.pixel_stride) * bytes_of(element);
     uint8_t* to = lines + 4 * slot_of(skipped + line) * plan.first_stride + offset + position;
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      to[4 * c * plan.first_channel] = static_cast<uint8_t>(to_byte<range>(from[c * job.source.channel_stride]));
+      const float value = read(from + c * job.source.channel_stride * bytes_of(element), element);
+      to[4 * c * plan.first_channel] = static_cast<uint8_t>(to_byte<range>(value));
     }
   }
 }
 
-template <int channels, Range range>
+template <int channels, Range range, bool any>
 ANIMDETAIL_HD void load(const TileJob& job, const Tile& tile, uint32_t* shared, int thread, int threads) {
   if (job.plan.reading == Access::Planar) {
-    load_rows<channels, 1, range>(job, tile, shared, thread, threads);
+    load_rows<channels, 1, range, any>(job, tile, shared, thread, threads);
   } else if (channels == 3 && job.plan.reading == Access::Packed) {
-    load_rows<3, 3, range>(job, tile, shared, thread, threads);
+    load_rows<3, 3, range, any>(job, tile, shared, thread, threads);
   } else {
-    load_pixels<channels, range>(job, tile, reinterpret_cast<uint8_t*>(shared), thread, threads);
+    load_pixels<channels, range, any>(job, tile, reinterpret_cast<uint8_t*>(shared), thread, threads);
   }
 }
 
@@ -517,22 +500,23 @@ ANIMDETAIL_HD void sum_channels(const HeldTaps<steps>& taps, const uint32_t* fro
 
 // Four outputs of the target, side by side, or one above the other where they were summed along x last.
 struct Run {
-  float* to;
+  char* to;
   const float* mask;
   int x, y;
-  bool any, whole;  // of it in the target; 16 bytes of each channel, or of the pixels, at a time
+  bool some, whole;  // of it in the target; four elements of each channel, or of the pixels, at a time
 };
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 ANIMDETAIL_HD Run run_at(const TileJob& job, int64_t frame, int x, int y) {
   const Pixels& target = job.target;
   Run run;
   run.x = x;
   run.y = y;
   const int width = static_cast<int>(target.width), height = static_cast<int>(target.height);
-  run.any = job.vertical_first ? x < width && y < height : x + 4 > 0 && x < width && y < height;
-  run.whole = job.plan.writing != Access::Strided && run.any && x >= 0 && x + 4 <= width;
-  run.to = target.data + frame * target.frame_stride + y * target.row_stride + x * target.pixel_stride;
+  run.some = job.vertical_first ? x < width && y < height : x + 4 > 0 && x < width && y < height;
+  run.whole = job.plan.writing != Access::Strided && run.some && x >= 0 && x + 4 <= width;
+  run.to = target.data + (frame * target.frame_stride + y * target.row_stride + x * target.pixel_stride) *
+                             bytes_of(element_of<any>(target));
   run.mask = blends
                  ? job.mask.data + frame * job.mask.frame_stride + y * job.mask.row_stride + x * job.mask.pixel_stride
                  : nullptr;
@@ -542,48 +526,52 @@ ANIMDETAIL_HD Run run_at(const TileJob& job, int64_t frame, int x, int y) {
 // What a run is blended with.
 template <int channels>
 struct Below {
-  Four values[channels], alpha;
+  RawFour values[channels];
+  float alpha[4];
 };
 
-template <int channels>
+template <int channels, bool any>
 ANIMDETAIL_HD void load_below(const TileJob& job, const Run& run, Below<channels>& below) {
+  const Element element = element_of<any>(job.target);
   const int64_t step = job.plan.writing == Access::Packed ? 4 : job.target.channel_stride;
   ANIMDETAIL_UNROLL
-  for (int c = 0; c < channels; ++c) below.values[c] = load_four(run.to + c * step);
+  for (int c = 0; c < channels; ++c) below.values[c] = load_four(run.to + c * step * bytes_of(element), element);
   ANIMDETAIL_UNROLL
-  for (int i = 0; i < 4; ++i) below.alpha.value[i] = load_one(run.mask + i * job.mask.pixel_stride);
+  for (int i = 0; i < 4; ++i) below.alpha[i] = load_one(run.mask + i * job.mask.pixel_stride);
 }
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 ANIMDETAIL_HD void store_whole(const TileJob& job, const Run& run, const uint32_t (&words)[channels],
                                const Below<channels>& below) {
-  const auto put = [&](int c, const auto& channel_of, const auto& pixel_of, float* to) {
-    Four result;
+  const Element element = element_of<any>(job.target);
+  const auto put = [&](int c, const auto& channel_of, const auto& pixel_of, int64_t to) {
+    float result[4];
     ANIMDETAIL_UNROLL
     for (int i = 0; i < 4; ++i) {
       const float value = to_float(words[channel_of(i)], pixel_of(i), job.target_range);
-      result.value[i] =
-          blends ? blend::alpha_over(below.values[c].value[i], value, below.alpha.value[pixel_of(i)]) : value;
+      result[i] =
+          blends ? blend::alpha_over(value_of(below.values[c], i, element), value, below.alpha[pixel_of(i)]) : value;
     }
-    store_four(result, to);
+    store_four(result, run.to + to * bytes_of(element), element);
   };
   if (channels == 3 && job.plan.writing == Access::Packed) {
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      put(c, [=](int i) { return (4 * c + i) % 3; }, [=](int i) { return (4 * c + i) / 3; }, run.to + 4 * c);
+      put(c, [=](int i) { return (4 * c + i) % 3; }, [=](int i) { return (4 * c + i) / 3; }, 4 * c);
     }
   } else {
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      put(c, [=](int) { return c; }, [=](int i) { return i; }, run.to + c * job.target.channel_stride);
+      put(c, [=](int) { return c; }, [=](int i) { return i; }, c * job.target.channel_stride);
     }
   }
 }
 
 // One element at a time, for targets of any strides and the edges of the others.
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 ANIMDETAIL_HD void store_elements(const TileJob& job, const Run& run, const uint32_t (&words)[channels]) {
   const Pixels& target = job.target;
+  const Element element = element_of<any>(target);
   const bool down = job.vertical_first;
   const int64_t step = down ? target.row_stride : target.pixel_stride;
   const int64_t mask_step = down ? job.mask.row_stride : job.mask.pixel_stride;
@@ -594,14 +582,14 @@ ANIMDETAIL_HD void store_elements(const TileJob& job, const Run& run, const uint
     const float alpha = blends ? run.mask[i * mask_step] : 0.0f;
     ANIMDETAIL_UNROLL
     for (int c = 0; c < channels; ++c) {
-      float& element = run.to[i * step + c * target.channel_stride];
+      char* to = run.to + (i * step + c * target.channel_stride) * bytes_of(element);
       const float value = to_float(words[c], i, job.target_range);
-      element = blends ? blend::alpha_over(element, value, alpha) : value;
+      write(blends ? blend::alpha_over(read(to, element), value, alpha) : value, to, element);
     }
   }
 }
 
-template <int channels, int steps, bool blends>
+template <int channels, int steps, bool blends, bool any>
 ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, const uint32_t* shared, int thread, int threads) {
   const Plan& plan = job.plan;
   const bool across = job.vertical_first;
@@ -625,16 +613,16 @@ ANIMDETAIL_HD void second_pass(const TileJob& job, const Tile& tile, const uint3
     ANIMDETAIL_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int o = along + half * kHalfway;
-      runs[half] = run_at<channels, blends>(job, tile.frame, tile.x + (across ? o : aside) - job.x.lead,
-                                            tile.y + (across ? aside : o) - job.y.lead);
-      if (blends && runs[half].whole) load_below(job, runs[half], below[half]);
+      runs[half] = run_at<channels, blends, any>(job, tile.frame, tile.x + (across ? o : aside) - job.x.lead,
+                                                 tile.y + (across ? aside : o) - job.y.lead);
+      if (blends && runs[half].whole) load_below<channels, any>(job, runs[half], below[half]);
     }
     ANIMDETAIL_UNROLL
     for (int half = 0; half < 2; ++half) {
       if (runs[half].whole) {
-        store_whole<channels, blends>(job, runs[half], words[half], below[half]);
-      } else if (runs[half].any) {
-        store_elements<channels, blends>(job, runs[half], words[half]);
+        store_whole<channels, blends, any>(job, runs[half], words[half], below[half]);
+      } else if (runs[half].some) {
+        store_elements<channels, blends, any>(job, runs[half], words[half]);
       }
     }
   }
@@ -654,7 +642,7 @@ ANIMDETAIL_HD Output output_at(const TileJob& job, int64_t index) {
 }
 
 // This thread's share of the second pass's sum, to which kHalf is still to be added.
-template <int channels>
+template <int channels, bool any>
 ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t (&sums)[channels], int thread,
                                int threads) {
   const bool down = job.vertical_first;
@@ -665,7 +653,8 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
   const int32_t* outer_taps = outer.taps + static_cast<int64_t>(outer_index) * outer.longest - outer_span.begin;
   const int64_t inner_step = down ? job.source.row_stride : job.source.pixel_stride;
   const int64_t outer_step = down ? job.source.pixel_stride : job.source.row_stride;
-  const float* frame = job.source.data + output.frame * job.source.frame_stride;
+  const Element element = element_of<any>(job.source);
+  const char* frame = job.source.data + output.frame * job.source.frame_stride * bytes_of(element);
   uint32_t totals[channels] = {};
   for (int i = outer_span.begin + thread; i < outer_span.end; i += threads) {
     uint32_t line[channels] = {};
@@ -673,7 +662,8 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
       const uint32_t tap = inner_taps[k];
       ANIMDETAIL_UNROLL
       for (int c = 0; c < channels; ++c) {
-        const float value = frame[i * outer_step + k * inner_step + c * job.source.channel_stride];
+        const int64_t from = i * outer_step + k * inner_step + c * job.source.channel_stride;
+        const float value = read(frame + from * bytes_of(element), element);
         line[c] += tap * (job.source_range == Range::Vae ? quantise_vae(value) : quantise(value));
       }
     }
@@ -685,20 +675,23 @@ ANIMDETAIL_HD void direct_sums(const TileJob& job, const Output& output, int32_t
   for (int c = 0; c < channels; ++c) sums[c] = static_cast<int32_t>(totals[c]);
 }
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 ANIMDETAIL_HD void direct_store(const TileJob& job, const Output& output, const int32_t (&sums)[channels]) {
-  float* to = job.target.data + output.frame * job.target.frame_stride + output.y * job.target.row_stride +
-              output.x * job.target.pixel_stride;
+  const Element element = element_of<any>(job.target);
+  const int64_t first =
+      output.frame * job.target.frame_stride + output.y * job.target.row_stride + output.x * job.target.pixel_stride;
+  const Mask& mask = job.mask;
   ANIMDETAIL_UNROLL
   for (int c = 0; c < channels; ++c) {
-    float& element = to[c * job.target.channel_stride];
+    char* to = job.target.data + (first + c * job.target.channel_stride) * bytes_of(element);
     const uint8_t byte = round_and_clip(static_cast<int32_t>(uint32_t(sums[c]) + uint32_t(kHalf)));
-    const float value = to_float(byte, 0, job.target_range);
-    element = blends
-                  ? blend::alpha_over(element, value,
-                                      job.mask.data[output.frame * job.mask.frame_stride +
-                                                    output.y * job.mask.row_stride + output.x * job.mask.pixel_stride])
-                  : value;
+    float value = to_float(byte, 0, job.target_range);
+    if (blends) {
+      const float alpha =
+          mask.data[output.frame * mask.frame_stride + output.y * mask.row_stride + output.x * mask.pixel_stride];
+      value = blend::alpha_over(read(to, element), value, alpha);
+    }
+    write(value, to, element);
   }
 }
 

@@ -85,6 +85,17 @@ ANIMDETAIL_HD void blur_row(const float* from, ptrdiff_t stride, const float* ke
 
 }  // namespace
 
+ANIMDETAIL_CLONES void widen(const char* __restrict from, Element element, float* __restrict to, ptrdiff_t count) {
+  // One loop for each type: a switch inside it would keep it from being vectorised.
+  if (element == Element::UInt8) {
+    for (ptrdiff_t i = 0; i < count; ++i) to[i] = read(from + i, Element::UInt8);
+  } else if (element == Element::BFloat16) {
+    for (ptrdiff_t i = 0; i < count; ++i) to[i] = read(from + 2 * i, Element::BFloat16);
+  } else {
+    for (ptrdiff_t i = 0; i < count; ++i) to[i] = read(from + 2 * i, Element::Float16);
+  }
+}
+
 ANIMDETAIL_CLONES void quantise(const float* __restrict from, uint8_t* __restrict to, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) to[i] = resample::quantise(from[i]);
 }

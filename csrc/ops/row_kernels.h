@@ -7,12 +7,17 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "animdetail/math/element.h"
+
 namespace animdetail::rows {
 
 // Elements that one step of weighted_sum and of blur fills.
 inline constexpr ptrdiff_t kLanes = 64;
 
 constexpr ptrdiff_t padded(ptrdiff_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+// to[i] = the float that element i stands for; not for Float32.
+void widen(const char* from, Element element, float* to, ptrdiff_t count);
 
 void quantise(const float* from, uint8_t* to, ptrdiff_t count);
 void quantise_vae(const float* from, uint8_t* to, ptrdiff_t count);

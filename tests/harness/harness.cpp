@@ -43,15 +43,16 @@ void require(bool ok, const char* what) {
   if (!ok) fail(what);
 }
 
-// Memory of a picture, aligned to 16 bytes plus `past` floats, with the strides that a real one could have.
+// Memory of a picture, aligned to 16 bytes plus `past` elements, with the strides that a real one could have.
 struct Memory {
   enum Kind { Interleaved, Planar, Sliced };
 
-  Memory(Kind kind, int64_t frames, int64_t height, int64_t width, int64_t channels, bool even_rows) {
+  Memory(Kind kind, int64_t frames, int64_t height, int64_t width, int64_t channels, bool even_rows,
+         Element element = Element::Float32) {
     const int64_t step = kind == Sliced ? 2 : 1, past = between(0, 3), margin = between(0, 2);
     int64_t row = (width + 2 * margin) * step * (kind == Interleaved ? channels : 1);
     if (even_rows) row = (row + 3) / 4 * 4;
-    pixels = {nullptr, frames, height, width, channels, 0, row, step, 1};
+    pixels = {nullptr, frames, height, width, channels, 0, row, step, 1, element};
     if (kind == Interleaved) {
       pixels.pixel_stride = channels;
       pixels.frame_stride = row * height;
@@ -59,39 +60,48 @@ struct Memory {
       pixels.channel_stride = row * height;
       pixels.frame_stride = pixels.channel_stride * channels;
     }
-    floats.resize(pixels.frame_stride * frames + past + 8);
-    size_t room = floats.size() * sizeof(float);
-    void* start = floats.data();
+    bytes.resize((pixels.frame_stride * frames + past + 16) * bytes_of(element));
+    size_t room = bytes.size();
+    void* start = bytes.data();
     std::align(16, 16, start, room);
-    pixels.data = static_cast<float*>(start) + past + (kind == Interleaved ? margin * channels : margin * step);
+    pixels.data = static_cast<char*>(start);
+    pixels.data = at(pixels, past + (kind == Interleaved ? margin * channels : margin * step));
     if (kind == Sliced && chance(2)) {  // upside down
-      pixels.data += (height - 1) * row;
+      pixels.data = at(pixels, (height - 1) * row);
       pixels.row_stride = -row;
     }
   }
 
   void fill(float low, float high) {
     std::uniform_real_distribution<float> values(low, high);
-    for (float& value : floats) {
-      value = chance(50)  ? std::numeric_limits<float>::quiet_NaN()
-              : chance(3) ? std::min(high, 1.0f)
-                          : values(random_bits);
+    const int step = bytes_of(pixels.element);
+    for (size_t i = 0; i + step <= bytes.size(); i += step) {
+      const float value = chance(50)  ? std::numeric_limits<float>::quiet_NaN()
+                          : chance(3) ? std::min(high, 1.0f)
+                                      : values(random_bits);
+      write(value, bytes.data() + i, pixels.element);
     }
   }
 
-  std::vector<float> floats;
+  Mask mask() const {
+    return {reinterpret_cast<const float*>(pixels.data), pixels.frame_stride, pixels.row_stride, pixels.pixel_stride};
+  }
+
+  std::vector<char> bytes;
   Pixels pixels;
 };
 
-Pixels in(const Pixels& pixels, std::vector<float>& floats, const Memory& memory) {
+// The same picture in a copy of its memory, which is aligned alike.
+Pixels in(const Pixels& pixels, std::vector<char>& bytes, const Memory& memory) {
+  require(reinterpret_cast<uintptr_t>(bytes.data()) % 16 == reinterpret_cast<uintptr_t>(memory.bytes.data()) % 16,
+          "the harness's own memory is aligned otherwise");
   Pixels moved = pixels;
-  moved.data = floats.data() + (pixels.data - memory.floats.data());
+  moved.data = bytes.data() + (pixels.data - memory.bytes.data());
   return moved;
 }
 
-bool same(const std::vector<float>& a, const std::vector<float>& b) {
-  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
+// Floats two times in three.
+Element any_element(bool unit) { return chance(3) ? Element(between(0, unit ? 3 : 2)) : Element::Float32; }
 
 // Garbage of a size: a sanitizer sees a step past its end, and a result that depends on it differs.
 std::unique_ptr<uint8_t[]> garbage(size_t bytes) {
@@ -100,7 +110,7 @@ std::unique_ptr<uint8_t[]> garbage(size_t bytes) {
   return memory;
 }
 
-template <int channels, resample::Range range, bool blends>
+template <int channels, resample::Range range, bool blends, bool any>
 void resample_as_a_gpu(const resample::TileJob& job) {
   using namespace resample;
   const int64_t rows = job.target.frames * job.plan.down;
@@ -109,14 +119,14 @@ void resample_as_a_gpu(const resample::TileJob& job) {
       const Tile tile = tile_at(job, row / job.plan.down, static_cast<int>(row % job.plan.down), column);
       const auto shared = garbage(job.plan.shared_bytes);
       uint32_t* words = reinterpret_cast<uint32_t*>(shared.get());
-      for (int t = 0; t < kThreads; ++t) load<channels, range>(job, tile, words, t, kThreads);
+      for (int t = 0; t < kThreads; ++t) load<channels, range, any>(job, tile, words, t, kThreads);
       for (int t = 0; t < kThreads; ++t) first_pass<channels, 0>(job, tile, words, t, kThreads);
-      for (int t = 0; t < kThreads; ++t) second_pass<channels, 0, blends>(job, tile, words, t, kThreads);
+      for (int t = 0; t < kThreads; ++t) second_pass<channels, 0, blends, any>(job, tile, words, t, kThreads);
     }
   }
 }
 
-template <int channels, bool blends>
+template <int channels, bool blends, bool any>
 void resample_directly(const resample::TileJob& job) {
   using namespace resample;
   constexpr int kDirectThreads = 128;
@@ -125,33 +135,38 @@ void resample_directly(const resample::TileJob& job) {
     int32_t totals[channels] = {};
     for (int t = 0; t < kDirectThreads; ++t) {
       int32_t sums[channels];
-      direct_sums(job, output, sums, t, kDirectThreads);
+      direct_sums<channels, any>(job, output, sums, t, kDirectThreads);
       for (int c = 0; c < channels; ++c) totals[c] = static_cast<int32_t>(uint32_t(totals[c]) + uint32_t(sums[c]));
     }
-    direct_store<channels, blends>(job, output, totals);
+    direct_store<channels, blends, any>(job, output, totals);
   }
 }
 
-template <int channels, resample::Range range, bool blends>
+template <int channels, resample::Range range, bool blends, bool any>
 void resample_either_way(const resample::TileJob& job, bool tiled) {
-  tiled ? resample_as_a_gpu<channels, range, blends>(job) : resample_directly<channels, blends>(job);
+  tiled ? resample_as_a_gpu<channels, range, blends, any>(job) : resample_directly<channels, blends, any>(job);
+}
+
+template <bool any>
+void run_rgb(const resample::TileJob& job, bool tiled) {
+  using resample::Range;
+  if (job.source_range == Range::Unit) return resample_either_way<3, Range::Unit, false, any>(job, tiled);
+  job.mask.data ? resample_either_way<3, Range::Vae, true, any>(job, tiled)
+                : resample_either_way<3, Range::Vae, false, any>(job, tiled);
 }
 
 void run(const resample::TileJob& job, bool tiled) {
   using resample::Range;
-  if (job.source_range == Range::Vae) {
-    return job.mask.data ? resample_either_way<3, Range::Vae, true>(job, tiled)
-                         : resample_either_way<3, Range::Vae, false>(job, tiled);
-  }
+  const bool floats = job.source.element == Element::Float32 && job.target.element == Element::Float32;
   switch (job.target.channels) {
-    case 1: return resample_either_way<1, Range::Unit, false>(job, tiled);
-    case 2: return resample_either_way<2, Range::Unit, false>(job, tiled);
-    case 3: return resample_either_way<3, Range::Unit, false>(job, tiled);
-    default: return resample_either_way<4, Range::Unit, false>(job, tiled);
+    case 1: return resample_either_way<1, Range::Unit, false, false>(job, tiled);
+    case 2: return resample_either_way<2, Range::Unit, false, false>(job, tiled);
+    case 3: return floats ? run_rgb<false>(job, tiled) : run_rgb<true>(job, tiled);
+    default: return resample_either_way<4, Range::Unit, false, false>(job, tiled);
   }
 }
 
-int tiled_jobs = 0, direct_jobs = 0, fast_reads = 0, fast_writes = 0;
+int tiled_jobs = 0, direct_jobs = 0, fast_reads = 0, fast_writes = 0, narrow_jobs = 0;
 
 void check_resample() {
   using resample::Range;
@@ -159,7 +174,7 @@ void check_resample() {
   const bool from_vae = chance(2), blends = from_vae && chance(2);
   const int channels = from_vae ? 3 : between(1, 4), frames = between(1, 2);
   Memory source(from_vae && !chance(5) ? Memory::Planar : Memory::Kind(between(0, 2)), frames, side(), side(), channels,
-                !chance(4));
+                !chance(4), channels == 3 ? any_element(!from_vae) : Element::Float32);
   source.fill(-1.2f, 1.2f);
   // A window of the whole result, as to_vae cuts it and as an edge of the canvas does.
   job.width = chance(8) ? source.pixels.width : side();
@@ -169,31 +184,32 @@ void check_resample() {
   if (chance(2)) job.left = job.top = 0;
   const int64_t width = job.width - job.left - (chance(3) ? between(0, int(job.width - job.left) - 1) : 0);
   const int64_t height = job.height - job.top - (chance(3) ? between(0, int(job.height - job.top) - 1) : 0);
-  Memory target(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(4));
+  job.target_range = from_vae || chance(2) ? Range::Unit : Range::Vae;
+  Memory target(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(4),
+                channels == 3 ? any_element(job.target_range == Range::Unit) : Element::Float32);
   target.fill(0, 1);
   Memory mask(Memory::Planar, frames, height, width, 1, chance(2));
   mask.fill(0, 1);
 
   job.source = source.pixels;
   job.source_range = from_vae ? Range::Vae : Range::Unit;
-  job.target_range = from_vae || chance(2) ? Range::Unit : Range::Vae;
   job.vertical_first = chance(3);
 
   // The CPU's answer, blended by the CPU's paste where the GPU does both at once.
-  std::vector<float> expected = target.floats;
+  std::vector<char> expected = target.bytes;
   job.target = in(target.pixels, expected, target);
   if (blends) {
     Memory patch(Memory::Interleaved, frames, height, width, channels, false);
     const Pixels canvas = job.target;
     job.target = patch.pixels;
     resample_cpu(job);
-    paste_cpu({canvas, patch.pixels, {mask.pixels.data, mask.pixels.frame_stride, mask.pixels.row_stride, 1}});
+    paste_cpu({canvas, patch.pixels, mask.mask()});
   } else {
     resample_cpu(job);
   }
 
   job.target = target.pixels;
-  if (blends) job.mask = {mask.pixels.data, mask.pixels.frame_stride, mask.pixels.row_stride, 1};
+  if (blends) job.mask = mask.mask();
   using namespace resample;
   const Layout read = layout_of(job.source, job.vertical_first), written = layout_of(job.target, job.vertical_first);
   const AxisKey along_x{int(job.source.width), int(job.width), int(job.left), int(width), read.phase, 0};
@@ -211,10 +227,11 @@ void check_resample() {
   tile_job.x.blocks = x_blocks.data();
   tile_job.y.blocks = y_blocks.data();
   run(tile_job, tiled);
+  narrow_jobs += source.pixels.element != Element::Float32 || target.pixels.element != Element::Float32;
   ++(tiled ? tiled_jobs : direct_jobs);
   fast_reads += tiled && read.access != Access::Strided;
   fast_writes += tiled && written.access != Access::Strided;
-  require(same(target.floats, expected), "resample: the GPU's steps give other bits than the CPU");
+  require(target.bytes == expected, "resample: the GPU's steps give other bits than the CPU");
 }
 
 void check_feather() {
@@ -225,7 +242,7 @@ void check_feather() {
   mask.fill(0, 1);
   FeatherJob job{};
   job.radius = std::min<int64_t>(room, chance(5) ? between(0, 30) : between(0, 6));
-  job.mask = mask.pixels.data;
+  job.mask = mask.mask().data;
   job.count = count;
   job.height = height;
   job.width = width;
@@ -243,11 +260,12 @@ void check_feather() {
   for (float& weight : weights) weight = between(1, 1000) / 1000.0f / size;
   job.weights = weights.data();
 
-  std::vector<float> expected = out.floats;
-  job.out = in(out.pixels, expected, out).data;
+  std::vector<char> expected = out.bytes;
+  const auto floats = [](const Pixels& pixels) { return reinterpret_cast<float*>(pixels.data); };
+  job.out = floats(in(out.pixels, expected, out));
   feather_cpu(job);
 
-  job.out = out.pixels.data;
+  job.out = floats(out.pixels);
   const int stride = feather::kernel_stride(job.radius);
   std::vector<float> kernel(size * stride);
   for (int64_t i = 0; i < size * size; ++i)
@@ -272,35 +290,39 @@ void check_feather() {
       job.fused ? feather::blur_pixel<true>(tiles, i) : feather::blur_pixel<false>(tiles, i);
     }
   }
-  require(same(out.floats, expected), "feather: the GPU's steps give other bits than the CPU");
+  require(out.bytes == expected, "feather: the GPU's steps give other bits than the CPU");
+}
+
+template <bool any>
+void paste_as_a_gpu(const blend::SpanJob& spans) {
+  constexpr int kAtOnce = 2;
+  for (int64_t frame = 0; frame < spans.job.canvas.frames; ++frame) {
+    for (int64_t row = 0; row < spans.job.canvas.height; ++row) {
+      for (int t = 0; t < 32; ++t) blend::paste_row<kAtOnce>(spans, blend::row_at<any>(spans, frame, row), t, 32);
+    }
+  }
 }
 
 void check_paste() {
   const int channels = chance(3) ? between(1, 4) : 3;
   const int64_t frames = between(1, 3), height = side(), width = side();
-  Memory canvas(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(3)),
-      patch(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(3)),
+  const auto element = [=] { return channels == 3 ? any_element(true) : Element::Float32; };
+  Memory canvas(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(3), element()),
+      patch(Memory::Kind(between(0, 2)), frames, height, width, channels, !chance(3), element()),
       mask(Memory::Kind(between(0, 2)), frames, height, width, 1, chance(2));
   canvas.fill(0, 1);
   patch.fill(0, 1);
   mask.fill(0, 1);
-  PasteJob job{
-      canvas.pixels,
-      patch.pixels,
-      {mask.pixels.data, chance(2) ? 0 : mask.pixels.frame_stride, mask.pixels.row_stride, mask.pixels.pixel_stride}};
-  std::vector<float> expected = canvas.floats;
+  PasteJob job{canvas.pixels, patch.pixels, mask.mask()};
+  if (chance(2)) job.mask.frame_stride = 0;
+  std::vector<char> expected = canvas.bytes;
   job.canvas = in(canvas.pixels, expected, canvas);
   paste_cpu(job);
 
   job.canvas = canvas.pixels;
   const blend::SpanJob spans = blend::span_job(job);
-  constexpr int kAtOnce = 2;
-  for (int64_t frame = 0; frame < frames; ++frame) {
-    for (int64_t row = 0; row < height; ++row) {
-      for (int t = 0; t < 32; ++t) blend::paste_row<kAtOnce>(spans, blend::row_at(spans, frame, row), t, 32);
-    }
-  }
-  require(same(canvas.floats, expected), "paste: the GPU's steps give other bits than the CPU");
+  blend::all_floats(job) ? paste_as_a_gpu<false>(spans) : paste_as_a_gpu<true>(spans);
+  require(canvas.bytes == expected, "paste: the GPU's steps give other bits than the CPU");
 }
 
 // Formulas of the GPU that stand in for slower ones.
@@ -328,6 +350,6 @@ int main(int, char** arguments) {
     check_feather();
     check_paste();
   }
-  std::printf("resampled %d in tiles (%d read fast, %d written fast) and %d directly\n", tiled_jobs, fast_reads,
-              fast_writes, direct_jobs);
+  std::printf("resampled %d in tiles (%d read fast, %d written fast) and %d directly; %d not of floats alone\n",
+              tiled_jobs, fast_reads, fast_writes, direct_jobs, narrow_jobs);
 }

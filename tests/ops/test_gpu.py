@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixels import SEEDS, SIDES, noise, unit
+from test_element_types import UNIT_TYPES, VAE_TYPES, picture
 from torch import Tensor
 
 from animdetail_trt import ops
@@ -222,6 +223,34 @@ def test_paste_from_vae(h: int, w: int, ph: int, pw: int, x: int, y: int, n: int
     expected = ops.paste_from_vae(canvas, decoded, mask, (x, y), (pw, ph))
     assert equal(on_gpu, expected)
     assert equal(in_two, expected)
+
+
+@settings(max_examples=40)
+@given(
+    h=SIDES,
+    w=SIDES,
+    canvas_type=st.sampled_from(UNIT_TYPES),
+    vae_type=st.sampled_from(VAE_TYPES),
+    patch_type=st.sampled_from(UNIT_TYPES),
+    seed=SEEDS,
+)
+def test_element_types(
+    h: int, w: int, canvas_type: torch.dtype, vae_type: torch.dtype, patch_type: torch.dtype, seed: int
+) -> None:
+    """A segment through pictures of every type, in one pass and in two."""
+
+    def run(device: str) -> list[Tensor]:
+        canvas = picture(seed, 2, h, w, 3, dtype=canvas_type).to(device)
+        mask, pixels = rand(h, w, seed=seed).to(device), torch.zeros(2, 3, 64, 72, dtype=vae_type, device=device)
+        patch = torch.zeros(2, h, w, 3, dtype=patch_type, device=device)
+        ops.crop_resize_to_vae_into(pixels, canvas, (0, 0, w, h), (72, 64))
+        ops.resize_from_vae_into(patch, pixels)
+        in_two = ops.alpha_paste(canvas.clone(), patch, mask, (1, -1))
+        ops.paste_from_vae(canvas, pixels, mask, (1, -1), (w, h))
+        return [canvas, pixels, patch, in_two]
+
+    for on_gpu, on_cpu in zip(run("cuda"), run("cpu"), strict=True):
+        assert torch.equal(on_gpu.cpu(), on_cpu)
 
 
 @settings(max_examples=60)

@@ -50,10 +50,30 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (lambda: ops.crop_resize(torch.zeros(1, 9, 9, 5), (0, 0, 9, 9), (8, 8)), "1 to 4 channels, got shape (1, 9, 9, 5)"),
     (
         lambda: ops.crop_resize(FRAMES.double(), REGION, (8, 8)),
-        "frames must be float32, got float64. Convert it: .float()",
+        "frames must be float32, float16, bfloat16 or uint8, got float64. Convert it: .float()",
     ),
-    (lambda: ops.crop_resize(FRAMES.to(torch.uint8), REGION, (8, 8)), "got uint8"),
-    (lambda: ops.crop_resize(FRAMES.bfloat16(), REGION, (8, 8)), "got bfloat16"),
+    (lambda: ops.crop_resize(FRAMES > 0, REGION, (8, 8)), "got bool"),
+    (lambda: ops.crop_resize(FRAMES.to(torch.int8), REGION, (8, 8)), "got int8"),
+    (
+        lambda: ops.crop_resize(FRAMES[..., :1].bfloat16(), REGION, (8, 8)),
+        "frames is bfloat16 and has 1 channels. Convert it to float32, or give it three",
+    ),
+    (
+        lambda: ops.crop_resize_into(OUT[..., :1].half(), FRAMES[..., :1], REGION),
+        "out is float16 and has 1 channels",
+    ),
+    (
+        lambda: ops.crop_resize_to_vae_into(DECODED.byte(), FRAMES, REGION, (16, 16)),
+        "out must be float32, float16 or bfloat16, got uint8",
+    ),
+    (lambda: ops.resize_from_vae(DECODED.byte(), (8, 8)), "decoded must be float32, float16 or bfloat16, got uint8"),
+    (lambda: ops.feather_mask(MASK.half(), 3), "mask must be float32, got float16"),
+    (lambda: ops.alpha_paste(FRAMES, OUT, MASK.half(), (0, 0)), "mask must be float32, got float16"),
+    (
+        lambda: ops.alpha_paste(FRAMES[..., :2], OUT[..., :2].half(), MASK, (0, 0)),
+        "patch is float16 and has 2 channels",
+    ),
+    (lambda: ops.alpha_paste(FRAMES[..., :2].byte(), OUT[..., :2], MASK, (0, 0)), "canvas is uint8 and has 2 channels"),
     (
         lambda: ops.crop_resize(FRAMES.tolist(), REGION, (8, 8)),
         "crop_resize: frames must be a torch tensor or a NumPy array, got list",
@@ -62,7 +82,10 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         lambda: ops.crop_resize_into(OUT[:1], FRAMES, REGION),
         "out must be (f, height, width, c) with f and c of frames (2, 20, 30, 3), got shape (1, 8, 8, 3)",
     ),
-    (lambda: ops.crop_resize_into(OUT.double(), FRAMES, REGION), "out must be float32, got float64"),
+    (
+        lambda: ops.crop_resize_into(OUT.double(), FRAMES, REGION),
+        "out must be float32, float16, bfloat16 or uint8, got float64",
+    ),
     (lambda: ops.crop_resize_into(OUT[:1].expand(2, 8, 8, 3), FRAMES, REGION), "out is an expanded view"),
     (lambda: ops.crop_resize_into(read_only(), FRAMES, REGION), "out is read-only. Pass a copy of it"),
     (lambda: ops.crop_resize_into(torch.empty(1, 1, 1, 1, 1), FRAMES, REGION), "up to 4 axes here, got one with 5"),

@@ -1,12 +1,15 @@
 #pragma once
 
-// The C++ signatures. Every tensor is float32 and borrowed; results go into memory of the caller's, which must not
-// overlap an input. A broken contract throws std::invalid_argument before anything is written. Tensors on a CUDA device
-// are worked on in `stream`, a cudaStream_t of that device (null: its default stream), and nobody waits for it; what
-// CUDA refuses throws std::runtime_error. Axes: f frames, h w size, c channels.
+// The C++ signatures. Tensors are borrowed; results go into memory of the caller's, which must not overlap an input.
+// Masks and weights are float32. Pictures are float32, float16, bfloat16 or, where they are in 0..1, uint8, of which
+// 255 stands for 1; those that are not float32 have three channels. Sums are made in float32 and rounded to the
+// nearest. A broken contract throws std::invalid_argument before anything is written. Tensors on a CUDA device are
+// worked on in `stream`, a cudaStream_t of that device (null: its default stream), and nobody waits for it; what CUDA
+// refuses throws std::runtime_error. Axes: f frames, h w size, c channels.
 
 #include <cstdint>
 
+#include "animdetail/math/element.h"
 #include "animdetail/math/resample.h"
 #include "animdetail/tensor_view.h"
 
@@ -52,10 +55,16 @@ void paste_from_vae(const TensorView& canvas, const TensorView& decoded, const T
 
 // Pixels with named axes, strides in elements.
 struct Pixels {
-  float* data;
+  char* data;
   int64_t frames, height, width, channels;
   int64_t frame_stride, row_stride, pixel_stride, channel_stride;
+  Element element = Element::Float32;
 };
+
+// Where the element lies that is so many further on than the first.
+ANIMDETAIL_HD char* at(const Pixels& pixels, int64_t elements) {
+  return pixels.data + elements * bytes_of(pixels.element);
+}
 
 // One for all frames where frame_stride is 0.
 struct Mask {

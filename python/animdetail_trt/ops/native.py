@@ -1,7 +1,9 @@
 """The ops in C++, for torch tensors and NumPy arrays of any strides; each is defined by its namesake in `reference`.
 
-Inputs are float32 and may be read-only. A result is of the kind of the first input, torch or NumPy. The ``_into`` forms
-write to memory of the caller's, which must not overlap an input, and return it. Work is shared among
+Masks are float32. Pictures are float32, or of three channels and float16, bfloat16 or, where they are in 0..1, uint8,
+whose 255 stands for 1: an op gives what it would give for their values in float32, rounded to the nearest. Inputs may
+be read-only. A result is float32, of the kind of the first input, torch or NumPy. The ``_into`` forms write to memory
+of the caller's, of any of these types, which must not overlap an input, and return it. Work is shared among
 :func:`num_threads` threads, without the GIL. Tensors on a CUDA device are worked on there, in torch's current stream of
 that device, and nothing waits for it; the bits are the same. Under a CUDA graph's capture the work is recorded.
 
