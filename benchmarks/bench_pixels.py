@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor
 import baseline
 import env
 from animdetail_trt import ops
-from animdetail_trt.detailer.detailer import paste
+from animdetail_trt.detailer.canvas import open_canvas
+from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.segment import decode_crop, encode_crop
 from timing import Times, alternate, copy_bytes_per_ms, repeat
 from workload import Segment, StandInVae, make_frames, make_segments
@@ -32,13 +34,14 @@ TOLERANCE = 2e-6
 
 def detail(frames: Tensor, segments: list[Segment], feather_px: int, vae: StandInVae) -> Tensor:
     """What :func:`baseline.detail` computes, with the detailer's own parts: one working copy, the VAE in batches."""
-    canvas = ops.working_copy(frames)
+    canvas = open_canvas(frames, vae, hooked=False)
     for segment in segments:
         x1, y1, x2, y2 = segment.crop_region
         latents = encode_crop(canvas, segment.crop_region, segment.size, vae)
-        patch = decode_crop(latents, (x2 - x1, y2 - y1), vae)
-        paste(canvas, patch, segment.mask, segment.crop_region, feather_px, alpha=255)
-    return canvas
+        weight = paste_mask(segment.mask, len(frames), feather_px, 255, (x2 - x1, y2 - y1), canvas.home)
+        paste = partial(canvas.paste, weight=weight, left_top=(x1, y1))
+        decode_crop(latents, (x2 - x1, y2 - y1), vae, canvas, paste=paste)
+    return canvas.finish()
 
 
 SIDES = {"baseline": baseline.detail, "animdetail": detail}

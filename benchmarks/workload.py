@@ -28,6 +28,7 @@ class StandInVae:
     """
 
     device = torch.device("cpu")
+    dtype = torch.float32
 
     def __init__(self, frames: int, segment: Segment) -> None:
         width, height = segment.size

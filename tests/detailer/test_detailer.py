@@ -14,6 +14,7 @@ from torch import Tensor
 
 import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.detailer.canvas import Canvas, HostCanvas
 from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, RunReport
@@ -33,11 +34,14 @@ def painted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Each segment is painted with the mean of what it saw plus 0.25; the list holds copies of what they saw."""
     seen: list[Tensor] = []
 
-    def paint(frames: Tensor, plan: SegmentPlan, *_: Any) -> Tensor:
-        x1, y1, x2, y2 = plan.crop_region
-        crop = frames[:, y1:y2, x1:x2]
-        seen.append(frames.clone())
-        return torch.full_like(crop, float(crop.mean()) + 0.25)
+    def paint(canvas: Canvas, plan: SegmentPlan, *rest: Any) -> Tensor:
+        crop = canvas.on_host(plan.crop_region)
+        seen.append(canvas.on_host((0, 0, canvas.shape[2], canvas.shape[1])))
+        patch = torch.full_like(crop, float(crop.mean()) + 0.25)
+        paste = rest[-1]
+        if callable(paste):
+            paste(slice(None), patch, patch)
+        return patch
 
     monkeypatch.setattr(detailer_module, "detail_segment", paint)
     return seen
@@ -181,13 +185,14 @@ def test_scheduler_func_takes_the_place_of_the_scheduler(pipe: adt.BasicPipe) ->
 
 def test_vae_batches_do_not_change_the_result(pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = torch.rand(5, 32, 32, 3, generator=torch.Generator().manual_seed(4))
-    whole = encode_crop(frames, (0, 0, 20, 24), (41, 50), pipe.vae)
+    canvas = HostCanvas(frames)
+    whole = encode_crop(canvas, (0, 0, 20, 24), (41, 50), pipe.vae)
     assert whole.shape == (5, 4, 6, 5)
-    pixels = decode_crop(whole, (20, 24), pipe.vae)
+    pixels = decode_crop(whole, (20, 24), pipe.vae, canvas)
     monkeypatch.setattr(pipe.vae, "memory_bytes", 2 * 4 * 4 * pipe.vae.module.config.block_out_channels[0] * 40 * 48)
     assert pipe.vae.frames_per_call(40, 48) == 2
-    torch.testing.assert_close(encode_crop(frames, (0, 0, 20, 24), (41, 50), pipe.vae), whole, rtol=1e-5, atol=1e-5)
-    assert_crops_match(decode_crop(whole, (20, 24), pipe.vae), pixels)
+    torch.testing.assert_close(encode_crop(canvas, (0, 0, 20, 24), (41, 50), pipe.vae), whole, rtol=1e-5, atol=1e-5)
+    assert_crops_match(decode_crop(whole, (20, 24), pipe.vae, canvas), pixels)
 
 
 @pytest.mark.parametrize(

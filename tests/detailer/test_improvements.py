@@ -12,6 +12,7 @@ from torch import Tensor
 import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
 from animdetail_trt.detailer import segment
+from animdetail_trt.detailer.canvas import Canvas, HostCanvas
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.detailer.masks import sampling_mask
 from animdetail_trt.detailer.plan import SegmentPlan, SizeSettings, plan_segments
@@ -72,7 +73,7 @@ def test_sides_of_8_move_nothing(monkeypatch: pytest.MonkeyPatch, guide_size: in
         sizes = SizeSettings(guide_size, True, 512)
         [plan] = plan_segments(((48, 48), [seg((0, 0, 48, 48))]), (48, 48), 1, sizes, improvements)
         painter = segment.Painter(None, PixelVae(), [], [], None, 0, improvements=improvements)  # type: ignore[arg-type]
-        patch = segment.detail_segment(board, plan, painter, 0, Observer())
+        patch = segment.detail_segment(HostCanvas(board), plan, painter, 0, Observer())
         found[improvements] = edges(patch[0, 3, :, 0])
     before = edges(board[0, 3, :, 0])
     assert found[only("round_to_8")] == pytest.approx(before, abs=0.1)  # LANCZOS rounds an edge a little
@@ -126,8 +127,10 @@ def test_the_first_of_several_masks_counts() -> None:
 def white(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every segment is painted white."""
 
-    def paint(frames: Tensor, plan: SegmentPlan, *_: Any) -> Tensor:
-        return torch.ones(len(frames), plan.crop_size[1], plan.crop_size[0], 3)
+    def paint(canvas: Canvas, plan: SegmentPlan, *rest: Any) -> Tensor:
+        patch = torch.ones(canvas.shape[0], plan.crop_size[1], plan.crop_size[0], 3)
+        rest[-1](slice(None), patch, patch)
+        return patch
 
     monkeypatch.setattr(detailer_module, "detail_segment", paint)
 

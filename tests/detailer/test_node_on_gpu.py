@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import animdetail_trt as adt
+from animdetail_trt.detailer import canvas, segment, transfer
 from golden_cases import Case, load_case
 from tolerances import assert_frames_match
 
@@ -73,3 +74,43 @@ def test_a_run_repeats_to_the_bit(tiny: Path) -> None:
     case = load_case("motion_v2_two_segs")
     first, second = (detail(case, tiny, device="cuda", dtype="float32") for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_clip_that_does_not_fit_gives_the_same_bits(dtype: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small buffers: every batch travels in several pieces."""
+    case = load_case("motion_v2_two_segs")
+    resident = detail(case, tiny, device="cuda", dtype=dtype)
+    monkeypatch.setattr(canvas, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(transfer.Lane.__init__, "__defaults__", (40_000,))
+    streamed = detail(case, tiny, device="cuda", dtype=dtype)
+    assert torch.equal(resident, streamed)
+    monkeypatch.setattr(canvas, "MEMORY_SHARE", 0.25)
+    assert torch.equal(resident, detail(case, tiny, device="cuda", dtype=dtype))
+
+
+def test_pixels_are_worked_on_where_the_vae_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One upload and one download of the frames, and no op on the host but for the crops that are returned."""
+    case = load_case("motion_v2_two_segs")
+    uploaded, downloaded, devices = [], [], set()
+    upload, download = transfer.Lane.upload, transfer.Lane.download
+    resize = segment.ops.crop_resize_to_vae_into
+
+    def count_upload(lane: Any, source: Tensor, target: Tensor | None = None) -> Tensor:
+        uploaded.append(source.numel())
+        return upload(lane, source, target)
+
+    def count_download(lane: Any, source: Tensor, target: Tensor) -> None:
+        downloaded.append(source.numel() if source.dtype == torch.float32 else 0)
+        download(lane, source, target)
+
+    def look(out: Tensor, frames: Tensor, *rest: Any) -> Tensor:
+        devices.update((out.device.type, frames.device.type))
+        return resize(out, frames, *rest)
+
+    monkeypatch.setattr(transfer.Lane, "upload", count_upload)
+    monkeypatch.setattr(transfer.Lane, "download", count_download)
+    monkeypatch.setattr(segment.ops, "crop_resize_to_vae_into", look)
+    detail(case, tiny, device="cuda", dtype="float32")
+    assert sum(uploaded) == sum(downloaded) == case.frames.numel()
+    assert devices == {"cuda"}

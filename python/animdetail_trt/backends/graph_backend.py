@@ -72,6 +72,8 @@ def _residual(session: Session, name: str, residuals: Sequence[Tensor] | None, l
 class GraphVae:
     """Sessions of one VAE's encoder and decoder as a VaeRunner; of each, the first that covers a call runs it."""
 
+    dtype = torch.float32
+
     def __init__(self, encoders: Sequence[Session], decoders: Sequence[Session], *, device: torch.device) -> None:
         self.encoders, self.decoders = encoders, decoders
         self.device = device

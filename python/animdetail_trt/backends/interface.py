@@ -66,6 +66,10 @@ class VaeRunner(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of pixels which :meth:`encode` reads as they are; others it converts."""
+
     def frames_per_call(self, width: int, height: int) -> int:
         """How many frames of this size, in pixels, one call may hold without leaving its memory bound; 1 or more."""
         ...
@@ -75,5 +79,5 @@ class VaeRunner(Protocol):
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels, float32 (f, 3, 8 lh, 8 lw), about -1..1 and not clipped, of latents (f, 4, lh, lw)."""
+        """Pixels, floats (f, 3, 8 lh, 8 lw), about -1..1 and not clipped, of latents (f, 4, lh, lw)."""
         ...

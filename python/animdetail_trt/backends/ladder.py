@@ -115,6 +115,10 @@ class LadderVae:
     def name(self) -> str:
         return self.ladder.used
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ladder.climb(lambda runner: runner.dtype)
+
     def frames_per_call(self, width: int, height: int) -> int:
         return self.ladder.climb(lambda runner: runner.frames_per_call(width, height))
 

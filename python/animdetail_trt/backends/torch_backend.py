@@ -127,7 +127,7 @@ class TorchVae:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         pixels: Tensor = self.module.decode(latents.to(self.device, self.dtype), return_dict=False)[0]
-        return pixels.float()
+        return pixels
 
 
 def _placement(module: Any) -> tuple[torch.device, torch.dtype]:

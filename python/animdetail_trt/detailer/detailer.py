@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,6 +13,7 @@ from torch import Tensor
 from animdetail_trt import ops
 from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.detailer.arrays import float_tensor
+from animdetail_trt.detailer.canvas import Canvas, HostCanvas, lane_beside, open_canvas
 from animdetail_trt.detailer.hooks import METHODS, NO_HOOKS, REFERENCE_METHODS, Hooks
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, choose_improvements
 from animdetail_trt.detailer.masks import paste_mask
@@ -33,6 +37,8 @@ from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import SampleSettings
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+Timer: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 class DetailerForEachPipeForAnimateDiff:
@@ -104,7 +110,7 @@ class DetailerForEachPipeForAnimateDiff:
         observer.begin_run(len(plans), steps)
 
         # The one copy of the frames: every segment is pasted into it in place.
-        canvas = ops.working_copy(frames)
+        canvas = open_canvas(frames, painter.vae, hooked=hooks.has("post_paste"))
         enhanced: list[SEG] = []
         cnet_images: list[Tensor] = []
         for index, plan in enumerate(plans):
@@ -112,16 +118,16 @@ class DetailerForEachPipeForAnimateDiff:
             _begin(observer, index, plan)
             steered, images = with_controls(canvas, plan, painter)
             cnet_images += images
-            patch = detail_segment(canvas, plan, steered, index, observer)
-            with timed(observer, index, "paste"):
-                paste(canvas, patch, plan.mask, plan.seg.crop_region, feather, alpha=255)
+            is_last = plan is plans[-1] and not hooks.has("post_paste")
+            pasting = _Pasting(canvas, plan, feather, is_last, partial(timed, observer, index, "paste"))
+            crops = detail_segment(canvas, plan, steered, index, observer, pasting)
             if hooks.has("post_paste"):
                 with timed(observer, index, "hook"):
                     # A hook may keep what it is given or returns, so what follows is pasted into a copy.
-                    canvas = ops.working_copy(hooks.post_paste(canvas))
-            enhanced.append(_enhanced(plan.seg, patch))
+                    canvas = open_canvas(hooks.post_paste(canvas.finish()), painter.vae, hooked=True)
+            enhanced.append(_enhanced(plan.seg, crops))
             observer.end_segment(index)
-        return canvas, (header, enhanced), basic_pipe, cnet_images
+        return canvas.finish(), (header, enhanced), basic_pipe, cnet_images
 
 
 class SEGSDetailerForAnimateDiff:
@@ -168,14 +174,16 @@ class SEGSDetailerForAnimateDiff:
         _check_controls(plans, painter)
         observer = observer or Observer()
         observer.begin_run(len(plans), steps)
+        canvas = HostCanvas(frames, lane_beside(painter.vae))
         enhanced: list[SEG] = []
         cnet_images: list[Tensor] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
-            steered, images = with_controls(frames, plan, painter)
+            steered, images = with_controls(canvas, plan, painter)
             cnet_images += images
-            enhanced.append(_enhanced(plan.seg, detail_segment(frames, plan, steered, index, observer)))
+            enhanced.append(_enhanced(plan.seg, detail_segment(canvas, plan, steered, index, observer)))
             observer.end_segment(index)
+        canvas.finish()
         header, _ = scale_segs((segs[0], []), _size(frames))
         return (header, enhanced), cnet_images or [torch.zeros(1, 64, 64, 3)]
 
@@ -220,18 +228,39 @@ class SEGSPaste:
                 raise InputError(f"a segment has {len(patch)} frames to paste into {len(frames)}. Give it one for each")
         canvas = ops.working_copy(frames)
         for patch, mask, crop_region in parts:
-            paste(canvas, patch[: len(frames)], mask, crop_region, feather, alpha)
+            size = patch.shape[2], patch.shape[1]
+            weight = paste_mask(mask, len(canvas), feather, alpha, size)
+            ops.alpha_paste(canvas, patch[: len(frames)], weight, left_top_of(crop_region, size))
         return (canvas,)
 
 
-def paste(canvas: Tensor, patch: Tensor, mask: Tensor, crop_region: CropRegion, feather: int, alpha: int) -> None:
-    """Blend ``patch`` (f, h, w, 3) into ``canvas`` (f, H, W, 3), in place, through its mask (h, w) or (n, h, w)."""
-    weight = paste_mask(mask, len(canvas), feather, alpha, (patch.shape[2], patch.shape[1]))
+class _Pasting:
+    """Pastes the parts of a segment's new crop as they are made; is_last: and nothing after them."""
+
+    def __init__(self, canvas: Canvas, plan: SegmentPlan, feather: int, is_last: bool, timer: Timer) -> None:
+        self.canvas, self.plan, self.feather, self.is_last, self.timer = canvas, plan, feather, is_last, timer
+        self.size = plan.crop_size if plan.track is None else plan.track.ground
+
+    @cached_property
+    def weight(self) -> Tensor:
+        return paste_mask(self.plan.mask, self.canvas.shape[0], self.feather, 255, self.size, self.canvas.home)
+
+    def __call__(self, part: slice, patch: Tensor, kept: Tensor) -> None:
+        with self.timer():
+            weight = self.weight if len(self.weight) == 1 else self.weight[part]
+            left_top = left_top_of(self.plan.seg.crop_region, self.size)
+            self.canvas.paste(part, patch, kept, weight, left_top)
+            if self.is_last:
+                self.canvas.send(part)
+
+
+def left_top_of(crop_region: CropRegion, patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Where a patch of (width, height) is pasted."""
     x1, y1, x2, y2 = crop_region
-    if (patch.shape[2], patch.shape[1]) != (x2 - x1, y2 - y1):
+    if patch_size != (x2 - x1, y2 - y1):
         # A region that starts left of or above the frame was cropped from the frame's edge on.
-        x1, y1 = max(x1, 0), max(y1, 0)
-    ops.alpha_paste(canvas, patch, weight, (x1, y1))
+        return max(x1, 0), max(y1, 0)
+    return x1, y1
 
 
 def _with_pixels_of(reference: Tensor, seg: SEG) -> SEG:

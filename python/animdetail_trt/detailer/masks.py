@@ -27,12 +27,23 @@ def sampling_mask(plan: SegmentPlan, frame_count: int, feather_px: int, improvem
     return ops.merge_masks(masks, first_factor=255 if improvements.merge_masks else 1)[None]
 
 
-def paste_mask(mask: Tensor, frame_count: int, feather_px: int, alpha: int, patch_size: tuple[int, int]) -> Tensor:
-    """The weight (1 or f, h, w) of a patch of ``patch_size`` (width, height): the mask feathered, times alpha / 255."""
-    masks = mask if mask.ndim == 3 else mask[None]
+def paste_mask(
+    mask: Tensor,
+    frame_count: int,
+    feather_px: int,
+    alpha: int,
+    patch_size: tuple[int, int],
+    device: torch.device | None = None,
+) -> Tensor:
+    """The weight (1 or f, h, w) of a patch of ``patch_size`` (width, height), on ``device`` or where the mask is: the
+    mask feathered, times alpha / 255."""
+    masks = (mask if mask.ndim == 3 else mask[None]).to(device, non_blocking=True)
     if len(masks) not in (1, frame_count):
         masks = ops.merge_masks(masks)[None]
-    return resize_masks(ops.feather_mask(masks, feather_px, alpha, one_by_one=True), patch_size)
+    feathered = ops.feather_mask(masks, feather_px, alpha, one_by_one=True)
+    if (feathered.shape[2], feathered.shape[1]) == patch_size:
+        return feathered
+    return resize_masks(feathered.cpu(), patch_size).to(device)  # a GPU's resize gives other bits
 
 
 def crop_condition_masks(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
+from animdetail_trt.detailer.canvas import Canvas, HostCanvas
 from animdetail_trt.detailer.hooks import NO_HOOKS, Hooks, Sampling
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements
 from animdetail_trt.detailer.masks import crop_condition_masks, sampling_mask
@@ -38,21 +43,29 @@ class Painter:
     hooks: Hooks = NO_HOOKS
 
 
-def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: int, observer: Observer) -> Tensor:
-    """The new crop, float32 (f, h, w, 3) in 0..1, for all of ``frames`` (f, H, W, 3).
+Paste: TypeAlias = Callable[[slice, Tensor, Tensor], None]
+"""``paste(part, patch, kept)``: new pixels of some frames were made, as ``Canvas.paste`` takes them."""
 
-    It is of the size of the segment's crop_region or own pixels, also where only a window of it was sampled.
+
+def detail_segment(
+    canvas: Canvas, plan: SegmentPlan, painter: Painter, index: int, observer: Observer, paste: Paste | None = None
+) -> Tensor:
+    """The new crop, float32 (f, h, w, 3) in 0..1 on the host, for all frames of ``canvas``.
+
+    It is of the size of the segment's crop_region or own pixels, also where only a window of it was sampled. ``paste``
+    gets it a part at a time, as it is made. All of it is there after ``canvas.finish()``.
     """
-    hooks = painter.hooks
-    source, region = _pixels_to_paint(frames, plan)
+    hooks, frame_count = painter.hooks, canvas.shape[0]
+    source, region = _pixels_to_paint(canvas, plan)
     with timed(observer, index, "encode"):
         if hooks.has("post_upscale"):
-            source = hooks.post_upscale(ops.crop_resize(source, region, plan.work_size))
+            upscaled = ops.crop_resize(source.on_host(region), _whole(region), plan.work_size)
+            source = canvas.beside(hooks.post_upscale(upscaled))
             region = (0, 0, *plan.work_size)
         latent = encode_crop(source, region, plan.work_size, painter.vae)
-    mask = sampling_mask(plan, len(frames), painter.noise_mask_feather, painter.improvements)
+    mask = sampling_mask(plan, frame_count, painter.noise_mask_feather, painter.improvements)
     latent, mask = hooks.post_encode(latent, mask)
-    painter = _for_segment(painter, plan, (frames.shape[1], frames.shape[2]))
+    painter = _for_segment(painter, plan, (canvas.shape[1], canvas.shape[2]))
     with timed(observer, index, "sample"):
         latent = _sample(latent, mask, painter, index, observer)
     if not torch.isfinite(latent).all():
@@ -61,13 +74,26 @@ def detail_segment(frames: Tensor, plan: SegmentPlan, painter: Painter, index: i
             "(--dtype float32), smaller prompt weights, or another checkpoint: this one may be damaged"
         )
     latent = hooks.pre_decode(latent, mask)
+    if plan.track is None and not hooks.has("post_decode"):
+        return decode_crop(latent, plan.crop_size, painter.vae, canvas, partial(timed, observer, index), paste)
     with timed(observer, index, "decode"):
-        if hooks.has("post_decode"):
-            pixels = hooks.post_decode(decode_pixels(latent, painter.vae))
-            patch = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), plan.crop_size)
-        else:
-            patch = decode_crop(latent, plan.crop_size, painter.vae)
-    return patch if plan.track is None else plan.track.place(patch, _crop(frames, plan.crop_region).clone())
+        crops = _decode_whole(latent, plan, painter, canvas)
+    if paste is not None:
+        paste(slice(None), crops, crops)
+    return crops
+
+
+def _decode_whole(latent: Tensor, plan: SegmentPlan, painter: Painter, canvas: Canvas) -> Tensor:
+    """All frames at once, on the host: for a hook that looks at them, or a window that lies elsewhere in each."""
+    if painter.hooks.has("post_decode"):
+        pixels = painter.hooks.post_decode(decode_pixels(latent, painter.vae))
+        crops = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), plan.crop_size)
+    else:
+        crops = decode_crop(latent, plan.crop_size, painter.vae, HostCanvas(torch.empty(0)))
+    if plan.track is None:
+        return crops
+    assert plan.crop_region is not None  # only crops of frames are followed
+    return plan.track.place(crops, canvas.on_host(plan.crop_region))
 
 
 def _for_segment(painter: Painter, plan: SegmentPlan, frame_size: tuple[int, int]) -> Painter:
@@ -79,63 +105,83 @@ def _for_segment(painter: Painter, plan: SegmentPlan, frame_size: tuple[int, int
     return replace(painter, positive=positive, negative=negative)
 
 
-def _pixels_to_paint(frames: Tensor, plan: SegmentPlan) -> tuple[Tensor, CropRegion]:
-    """Pixels (f, H, W, 3) and the region of them that is sampled: crop_region, its window, or the segment's own."""
+def _pixels_to_paint(canvas: Canvas, plan: SegmentPlan) -> tuple[Canvas, CropRegion]:
+    """Where the pixels (f, H, W, 3) are, and the region of them that is sampled: crop_region, its window, or the
+    segment's own."""
     whole = (0, 0, *plan.crop_size)
     if plan.pixels is not None:
-        return plan.pixels.expand(len(frames), -1, -1, -1), whole
+        return canvas.beside(plan.pixels.expand(canvas.shape[0], -1, -1, -1)), whole
+    assert plan.crop_region is not None  # the one or the other
     if plan.track is not None:
-        return plan.track.cut(_crop(frames, plan.crop_region)), whole
-    return frames, plan.crop_region or whole
+        return canvas.beside(plan.track.cut(canvas.on_host(plan.crop_region))), whole
+    return canvas, plan.crop_region
 
 
-def _crop(frames: Tensor, region: CropRegion | None) -> Tensor:
-    if region is None:
-        return frames
+def _whole(region: CropRegion) -> CropRegion:
     x1, y1, x2, y2 = region
-    return frames[:, y1:y2, x1:x2]
+    return 0, 0, x2 - x1, y2 - y1
 
 
-def with_controls(frames: Tensor, plan: SegmentPlan, painter: Painter) -> tuple[Painter, list[Tensor]]:
+def with_controls(canvas: Canvas, plan: SegmentPlan, painter: Painter) -> tuple[Painter, list[Tensor]]:
     """The painter steered by the segment's ControlNets, and the pictures that they are shown, (n, h, w, 3) each: the
     crops as they are, not enlarged, unless they bring their own."""
     wrapper = plan.seg.control_net_wrapper
     if wrapper is None:
         return painter, []
-    crops = _crop(*_pixels_to_paint(frames, plan)).clone()  # the frames will be painted in
+    source, region = _pixels_to_paint(canvas, plan)
+    crops = source.on_host(region)
     mask = ops.feather_mask(plan.mask, painter.noise_mask_feather)
     positive, negative, images = wrapper.apply(painter.positive, painter.negative, crops, mask, use_acn=True)
     return replace(painter, positive=positive, negative=negative), images
 
 
-def encode_crop(frames: Tensor, crop_region: CropRegion, work_size: tuple[int, int], vae: VaeRunner) -> Tensor:
-    """Latents (f, 4, lh, lw) of a crop of ``frames`` (f, H, W, 3), enlarged to ``work_size`` (width, height).
+def encode_crop(canvas: Canvas, crop_region: CropRegion, work_size: tuple[int, int], vae: VaeRunner) -> Tensor:
+    """Latents (f, 4, lh, lw) of a crop of ``canvas``, enlarged to ``work_size`` (width, height).
 
     All batches go through one buffer: the first write to fresh memory costs more than what is computed into it.
     """
     left, top, right, bottom = latent_crop(work_size)
-    width, height = right - left, bottom - top
-    batch = min(vae.frames_per_call(width, height), len(frames))
-    pixels = torch.empty(batch, 3, height, width)
+    width, height, frame_count = right - left, bottom - top, canvas.shape[0]
+    batch = min(vae.frames_per_call(width, height), frame_count)
+    dtype = vae.dtype if canvas.device.type == "cuda" else torch.float32
+    pixels = torch.empty(batch, 3, height, width, dtype=dtype, device=canvas.device)
     latents = []
-    for part in frames.split(batch):
-        into = pixels[: len(part)]
-        latents.append(vae.encode(ops.crop_resize_to_vae_into(into, part, crop_region, work_size)))
+    for part in _parts(frame_count, batch):
+        crop = canvas.crop(part, crop_region)
+        into = pixels[: len(crop)]
+        latents.append(vae.encode(ops.crop_resize_to_vae_into(into, crop, _whole(crop_region), work_size)))
     return torch.cat(latents)
 
 
-def decode_crop(latents: Tensor, crop_size: tuple[int, int], vae: VaeRunner) -> Tensor:
-    """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw)."""
-    patch = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
-    batch = _frames_per_decode(latents, vae)
-    for into, part in zip(patch.split(batch), latents.split(batch), strict=True):
-        ops.resize_from_vae_into(into, vae.decode(part).cpu())
-    return patch
+def decode_crop(
+    latents: Tensor,
+    crop_size: tuple[int, int],
+    vae: VaeRunner,
+    canvas: Canvas,
+    timer: Callable[[str], AbstractContextManager[None]] = lambda stage: nullcontext(),
+    paste: Paste | None = None,
+) -> Tensor:
+    """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw), as detail_segment."""
+    crops = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
+    for part in _parts(len(latents), _frames_per_decode(latents, vae)):
+        kept = crops[part]
+        with timer("decode"):
+            patch = canvas.room_for(kept)
+            ops.resize_from_vae_into(patch, vae.decode(latents[part]).to(canvas.device))
+            canvas.keep(patch, kept)
+        if paste is not None:
+            paste(part, patch, kept)
+    return crops
+
+
+def _parts(frame_count: int, batch: int) -> Iterator[slice]:
+    for first in range(0, frame_count, batch):
+        yield slice(first, min(first + batch, frame_count))
 
 
 def decode_pixels(latents: Tensor, vae: VaeRunner) -> Tensor:
     """All that the VAE decodes, (f, 8 lh, 8 lw, 3) in 0..1, from latents (f, 4, lh, lw)."""
-    parts = [vae.decode(part).cpu() for part in latents.split(_frames_per_decode(latents, vae))]
+    parts = [vae.decode(part).float().cpu() for part in latents.split(_frames_per_decode(latents, vae))]
     return ((torch.cat(parts) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 

@@ -234,6 +234,11 @@ def merge_masks(masks: ArrayT, *, first_factor: int = 255) -> ArrayT:
     return reference.merge_masks(masks, first_factor)
 
 
+def has_cuda() -> bool:
+    """Whether the ops were built to work on CUDA devices."""
+    return _C.has_cuda
+
+
 def set_num_threads(count: int) -> None:
     """Let the ops use ``count`` threads; 0 means one for each processor that this process may run on (the default)."""
     if not 0 <= count <= 1024:
