@@ -109,6 +109,10 @@ class HostCanvas:
         return self._frames
 
 
+ON_HOST = HostCanvas(torch.empty(0, 0, 0, 3))
+"""No frames, for patches that are made on the host."""
+
+
 class DeviceCanvas:
     """Frames on a device. frames: those to begin with, of the host; not changed."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
-from animdetail_trt.detailer.canvas import Canvas, HostCanvas
+from animdetail_trt.detailer.canvas import ON_HOST, Canvas
 from animdetail_trt.detailer.hooks import NO_HOOKS, Hooks, Sampling
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements
 from animdetail_trt.detailer.masks import crop_condition_masks, sampling_mask
@@ -89,7 +89,7 @@ def _decode_whole(latent: Tensor, plan: SegmentPlan, painter: Painter, canvas: C
         pixels = painter.hooks.post_decode(decode_pixels(latent, painter.vae))
         crops = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), plan.crop_size)
     else:
-        crops = decode_crop(latent, plan.crop_size, painter.vae, HostCanvas(torch.empty(0)))
+        crops = decode_crop(latent, plan.crop_size, painter.vae, ON_HOST)
     if plan.track is None:
         return crops
     assert plan.crop_region is not None  # only crops of frames are followed
@@ -143,8 +143,7 @@ def encode_crop(canvas: Canvas, crop_region: CropRegion, work_size: tuple[int, i
     left, top, right, bottom = latent_crop(work_size)
     width, height, frame_count = right - left, bottom - top, canvas.shape[0]
     batch = min(vae.frames_per_call(width, height), frame_count)
-    dtype = vae.dtype if canvas.device.type == "cuda" else torch.float32
-    pixels = torch.empty(batch, 3, height, width, dtype=dtype, device=canvas.device)
+    pixels = torch.empty(batch, 3, height, width, dtype=vae.dtype, device=canvas.device)
     latents = []
     for part in _parts(frame_count, batch):
         crop = canvas.crop(part, crop_region)
@@ -161,7 +160,8 @@ def decode_crop(
     timer: Callable[[str], AbstractContextManager[None]] = lambda stage: nullcontext(),
     paste: Paste | None = None,
 ) -> Tensor:
-    """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw), as detail_segment."""
+    """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw), on the host and made on
+    ``canvas.device``; ``paste`` and when they are there as in detail_segment."""
     crops = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
     for part in _parts(len(latents), _frames_per_decode(latents, vae)):
         kept = crops[part]
