@@ -35,6 +35,8 @@ def seg(region: tuple[int, int, int, int], mask: Any = None, **changes: Any) -> 
 class PixelVae:
     """Keeps pixels as they are: what comes back moved was moved by the resizes and the cut around the VAE."""
 
+    dtype = torch.float32
+
     def frames_per_call(self, width: int, height: int) -> int:
         return 8
 
