@@ -1,4 +1,4 @@
-"""The job that both sides do: frames, segments, and a VAE that costs nothing."""
+"""The job that all sides do: frames, segments, and a VAE that costs nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES
+from animdetail_trt.segs import SEG, SEGS
 
 Region = tuple[int, int, int, int]
 
@@ -56,9 +57,9 @@ class StandInVae:
         return self.decoded[first : first + len(latents)]
 
 
-def make_frames(count: int, width: int, height: int) -> Tensor:
+def make_frames(count: int, width: int, height: int, seed: int = 0) -> Tensor:
     """(f, h, w, 3), multiples of 1/255: noise over gradients. Made a frame at a time, to keep the memory's peak low."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     frames = torch.empty(count, height, width, 3)
     ramp = torch.linspace(0, 160, width)[None, :, None]
     for frame in frames:
@@ -77,3 +78,11 @@ def make_segments(width: int, height: int, count: int, crop: int, size: int) -> 
     top = (height - crop) // 2
     lefts = [i * step + (step - crop) // 2 for i in range(count)]
     return [Segment((left, top, left + crop, top + crop), (size, size), mask) for left in lefts]
+
+
+def segs_of(segments: list[Segment], width: int, height: int) -> SEGS:
+    """The same segments as the node takes them."""
+    return (height, width), [
+        SEG(None, segment.mask.numpy(), 1.0, segment.crop_region, segment.crop_region, f"segment {i}", None)
+        for i, segment in enumerate(segments)
+    ]

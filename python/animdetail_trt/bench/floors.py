@@ -1,0 +1,113 @@
+"""How fast the machine could do it: a roofline (Williams, Waterman & Patterson 2009) of rates measured in the same run.
+
+The floor of a job is the longer of two times: its floating-point operations at the rate at which torch multiplies large
+matrices, and its compulsory bytes at the rate at which torch copies memory. No code can be faster on that machine with
+that arithmetic; the fraction reached is the floor over the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.bench.scenarios import NODE_KINDS, Scenario
+from animdetail_trt.bench.timing import repeat
+
+FLOAT_BYTES = 4
+_UNET_CLASSES = ("UNetMotionModel", "UNet2DConditionModel")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine reaches: bytes read plus written per ms of a copy, operations per ms of the UNet's dtype and of
+    the VAE's (a multiplication and an addition are two)."""
+
+    copy_bytes_per_ms: float
+    unet_flops_per_ms: float
+    vae_flops_per_ms: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """unet_flops, vae_flops: None where they were not counted; bytes_moved: inputs and weights read, outputs written"""
+
+    bytes_moved: int
+    unet_flops: int = 0
+    vae_flops: int = 0
+
+    @property
+    def flops(self) -> int:
+        return self.unet_flops + self.vae_flops
+
+    def floor(self, rates: Rates) -> dict[str, Any]:
+        flops_ms = self.unet_flops / rates.unet_flops_per_ms + self.vae_flops / rates.vae_flops_per_ms
+        bytes_ms = self.bytes_moved / rates.copy_bytes_per_ms
+        bound = "arithmetic" if flops_ms > bytes_ms else "memory"
+        times = {"flops_ms": flops_ms, "bytes_ms": bytes_ms, "floor_ms": max(flops_ms, bytes_ms)}
+        return {**asdict(self), "flops": self.flops, **times, "bound": bound}
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Of the models as they are run."""
+
+    unet: int = 0
+    vae_encoder: int = 0
+    vae_decoder: int = 0
+
+
+def bytes_moved(scenario: Scenario, weights: WeightBytes) -> int:
+    """The least traffic of a scenario: inputs read once, outputs written once, weights read once in every step.
+
+    What is kept between the steps of a job (crops, activations) might stay in caches and does not count.
+    """
+    pictures = FLOAT_BYTES * scenario.frames * 3 * scenario.side**2
+    latents = FLOAT_BYTES * scenario.frames * 4 * (scenario.side // 8) ** 2
+    if scenario.kind == "vae_encode":
+        return pictures + latents + weights.vae_encoder
+    if scenario.kind == "vae_decode":
+        return latents + pictures + weights.vae_decoder
+    if scenario.kind == "unet":
+        return 2 * scenario.prompts * latents + weights.unet
+    if scenario.kind == "windows":
+        return 2 * latents + weights.unet
+    frames = FLOAT_BYTES * scenario.frames * 3 * scenario.width * scenario.height
+    crops = FLOAT_BYTES * scenario.frames * 3 * scenario.crop**2
+    mask = FLOAT_BYTES * scenario.crop**2
+    if scenario.kind in NODE_KINDS:
+        models = weights.vae_encoder + scenario.steps * weights.unet + weights.vae_decoder
+        return 2 * frames + scenario.segments * (models + mask)
+    # Enlarged, shrunk, the mask feathered, pasted: the VAE between them is another's, so its pictures count.
+    return 2 * frames + scenario.segments * (2 * (crops + pictures) + 3 * crops + 3 * mask)
+
+
+def copy_bytes_per_ms(device: torch.device = torch.device("cpu"), mebibytes: int = 256, runs: int = 15) -> float:  # noqa: B008
+    """Bytes read plus written per millisecond by torch's copy, on its threads, between buffers beyond any cache."""
+    source = torch.zeros(mebibytes * 2**18, device=device)
+    target = torch.zeros_like(source)
+    moved = 2 * source.numel() * source.element_size()
+    return moved / repeat(lambda: target.copy_(source), runs, device).median_ms
+
+
+def flops_per_ms(device: torch.device, dtype: torch.dtype, runs: int = 7) -> float:
+    """Operations per millisecond of torch's product of two square matrices, large enough to keep the device busy."""
+    side = 8192 if device.type == "cuda" else 1536
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    return float(2 * side**3 / repeat(lambda: torch.mm(left, right, out=out), runs, device).median_ms)
+
+
+def count_flops(call: Callable[[], Tensor]) -> tuple[Tensor, int, int]:
+    """The call's result and the operations of its products and convolutions as torch counts them: of the UNet, and of
+    the rest, which is the VAE."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        result = call()
+    by_module = counter.get_flop_counts()
+    unet = sum(sum(by_module.get(name, {}).values()) for name in _UNET_CLASSES)
+    return result, unet, counter.get_total_flops() - unet
