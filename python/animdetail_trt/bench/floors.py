@@ -1,8 +1,8 @@
 """How fast the machine could do it: a roofline (Williams, Waterman & Patterson 2009) of rates measured in the same run.
 
 The floor of a job is the longer of two times: its floating-point operations at the rate at which torch multiplies large
-matrices, and its compulsory bytes at the rate at which torch copies memory. No code can be faster on that machine with
-that arithmetic; the fraction reached is the floor over the time.
+matrices or convolves, whichever is higher, and its compulsory bytes at the rate at which torch copies memory. The
+fraction reached is the floor over the time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.bench.scenarios import NODE_KINDS, Scenario
-from animdetail_trt.bench.timing import repeat
+from animdetail_trt.bench.timing import CPU, repeat
 
 FLOAT_BYTES = 4
 _UNET_CLASSES = ("UNetMotionModel", "UNet2DConditionModel")
@@ -85,20 +85,26 @@ def bytes_moved(scenario: Scenario, weights: WeightBytes) -> int:
     return 2 * frames + scenario.segments * (2 * (crops + pictures) + 3 * crops + 3 * mask)
 
 
-def copy_bytes_per_ms(device: torch.device = torch.device("cpu"), mebibytes: int = 256, runs: int = 15) -> float:  # noqa: B008
-    """Bytes read plus written per millisecond by torch's copy, on its threads, between buffers beyond any cache."""
+def copy_bytes_per_ms(device: torch.device = CPU, mebibytes: int = 256, runs: int = 15) -> float:
+    """Bytes read plus written per millisecond by torch's copy, on its threads, between buffers beyond any cache: the
+    best run, for a limit is what the machine can do."""
     source = torch.zeros(mebibytes * 2**18, device=device)
     target = torch.zeros_like(source)
     moved = 2 * source.numel() * source.element_size()
-    return moved / repeat(lambda: target.copy_(source), runs, device).median_ms
+    return moved / min(repeat(lambda: target.copy_(source), runs, device).runs_ms)
 
 
-def flops_per_ms(device: torch.device, dtype: torch.dtype, runs: int = 7) -> float:
-    """Operations per millisecond of torch's product of two square matrices, large enough to keep the device busy."""
-    side = 8192 if device.type == "cuda" else 1536
+def flops_per_ms(device: torch.device, dtype: torch.dtype, runs: int = 10) -> float:
+    """Operations per millisecond of torch's product of two matrices, or of its 3x3 convolution where that is faster (on
+    a CPU another library computes it), both large enough to keep the device busy: the best run."""
+    side, channels, images = (8192, 512, 16) if device.type == "cuda" else (1024, 128, 1)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    pictures = torch.randn(images, channels, 64, 64, device=device).to(dtype)
+    kernels = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
     out = torch.empty_like(left)
-    return float(2 * side**3 / repeat(lambda: torch.mm(left, right, out=out), runs, device).median_ms)
+    product = repeat(lambda: torch.mm(left, right, out=out), runs, device)
+    convolution = repeat(lambda: torch.conv2d(pictures, kernels, padding=1), runs, device)
+    return max(2 * side**3 / min(product.runs_ms), 2 * kernels.numel() * images * 64 * 64 / min(convolution.runs_ms))
 
 
 def count_flops(call: Callable[[], Tensor]) -> tuple[Tensor, int, int]:

@@ -68,7 +68,7 @@ def resident_bytes(field: str) -> int:
 
 def peak_in_own_process(suite: str, scenario: str, backend: str, threads: int) -> Peak:
     """As ``measure_peak`` for the pixel path, in a process of its own, whose memory nothing else has touched."""
-    program = "import sys; from animdetail_trt.bench.jobs import print_pixel_peak; print_pixel_peak(*sys.argv[1:])"
+    program = "import sys; from animdetail_trt.bench.pixel_path import print_peak; print_peak(*sys.argv[1:])"
     command = [sys.executable, "-c", program, suite, scenario, backend, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -55,9 +56,8 @@ def flicker(frames: Tensor) -> float | None:
     al. 2024, arXiv:2311.17982, which then tells 1 less it over 255)."""
     if len(frames) < 2:
         return None
-    return float(sum(float((b - a).abs().double().mean()) for a, b in zip(frames, frames[1:], strict=False))) * (
-        255 / (len(frames) - 1)
-    )
+    changes = [float((b - a).abs().double().mean()) for a, b in pairwise(frames)]
+    return 255 * sum(changes) / len(changes)
 
 
 def ssim(output: Tensor, truth: Tensor, value_range: float) -> float:
@@ -92,7 +92,7 @@ def fault_of(output: Tensor, truth: Tensor | None, *, pictures: bool) -> str | N
             return f"frame {index} holds NaN or infinity"
         limit = BLACK if pictures else 0.0
         if float(frame.max() if pictures else frame.abs().max()) <= limit:
-            known = truth is not None and float((truth[index].max() if pictures else truth[index].abs().max())) <= limit
+            known = truth is not None and float(truth[index].max() if pictures else truth[index].abs().max()) <= limit
             if not known:
                 return f"frame {index} is {'black' if pictures else 'all 0'}"
     return None

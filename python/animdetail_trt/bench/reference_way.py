@@ -36,8 +36,9 @@ def detail(
     """(f, h, w, 3) -> the frames with every segment enlarged, put through the VAE, shrunk and pasted."""
     observer = observer or Observer()
     for index, segment in enumerate(segments):
-        observer.begin_segment(index, "", segment.mask.shape[::-1], segment.size)  # type: ignore[arg-type]
-        patch = detail_segment(frames, segment, vae, lambda latents, index=index: paint(index, latents), index, observer)  # type: ignore[misc]
+        height, width = segment.mask.shape
+        observer.begin_segment(index, "", (width, height), segment.size)
+        patch = detail_segment(frames, segment, vae, paint, index, observer)
         with timed(observer, index, "paste"):
             frames = paste(frames, patch, segment, feather_px)
         observer.end_segment(index)
@@ -48,7 +49,7 @@ def detail_segment(
     frames: Tensor,
     segment: Segment,
     vae: VaeRunner,
-    paint: Callable[[Tensor], Tensor],
+    paint: Paint,
     index: int,
     observer: Observer,
 ) -> NDArray[np.float32]:
@@ -59,7 +60,7 @@ def detail_segment(
         enlarged = (resize(torch.from_numpy(crop)[None], width, height) for crop in crops)
         latents = grow(encode(image, vae) for image in enlarged)
     with timed(observer, index, "sample"):
-        latents = paint(latents)
+        latents = paint(index, latents)
     with timed(observer, index, "decode"):
         decoded = grow(decode(latent[None], vae) for latent in latents)
         scaled: NDArray[np.float32] = image_scale(decoded, x2 - x1, y2 - y1).numpy()

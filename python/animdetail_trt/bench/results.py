@@ -33,7 +33,9 @@ def read_result(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is no JSON ({error}). Name a bench.json that `animdetail-trt bench` wrote") from error
     if not isinstance(document, dict) or document.get("benchmark") != "suite":
-        raise InputError(f"{path} is no result of a benchmark suite. Name a bench.json that `animdetail-trt bench` wrote")
+        raise InputError(
+            f"{path} is no result of a benchmark suite. Name a bench.json that `animdetail-trt bench` wrote"
+        )
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -14,11 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.bench.floors import Rates, WeightBytes, Work, bytes_moved, copy_bytes_per_ms, count_flops, flops_per_ms
+from animdetail_trt.bench.floors import (
+    Rates,
+    WeightBytes,
+    Work,
+    bytes_moved,
+    copy_bytes_per_ms,
+    count_flops,
+    flops_per_ms,
+)
 from animdetail_trt.bench.growth import fit_growth
-from animdetail_trt.bench.jobs import Inputs, Job, make_inputs, make_job, measure_ops
+from animdetail_trt.bench.job import Inputs, Job
+from animdetail_trt.bench.jobs import make_inputs, make_job
 from animdetail_trt.bench.machine import describe, describe_card, readings
 from animdetail_trt.bench.memory import Peak, measure_peak, peak_in_own_process
+from animdetail_trt.bench.pixel_path import measure_ops
 from animdetail_trt.bench.quality import compare, fault_of
 from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Scenario, Suite
 from animdetail_trt.bench.timing import Times, alternate, time_ms
@@ -134,7 +144,7 @@ class Run:
         assert self.rates is not None
         floor = Work(bytes_moved(scenario, weights), *flops).floor(self.rates)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
-        self._keep_pictures(scenario, subjects, truth)
+        self._keep_pictures(scenario, subjects, truth.output)
         measured: dict[str, Any] = {
             "name": scenario.name,
             "kind": scenario.kind,
@@ -144,7 +154,7 @@ class Run:
             "floor": floor,
             "readings": {"before": before, "after": readings(self.device)},
             "base": base,
-            "results": [self._result(scenario, one, times, base, floor["floor_ms"], truth) for one in subjects],
+            "results": [self._result(scenario, one, times, base, floor["floor_ms"], truth.output) for one in subjects],
             "absent": absent,
         }
         if scenario.kind == "pixels":
@@ -155,27 +165,32 @@ class Run:
         assert self.rates is not None
         return self.rates.copy_bytes_per_ms if self.device.type == "cpu" else copy_bytes_per_ms()
 
-    def _truth(self, scenario: Scenario, inputs: Inputs) -> Tensor:
+    def _truth(self, scenario: Scenario, inputs: Inputs) -> Subject:
         """What float32 torch makes of the first set; of the pixel path, what the reference's way makes of it."""
+        way = REFERENCE_WAY if scenario.kind == "pixels" else TORCH if self.ways.is_float32 else TRUTH
         cuda = self.device.type == "cuda"
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext()
         with exact:
-            return _frames(scenario, make_job(scenario, TRUTH, self.ways, inputs).run(0))
+            return self._first_call(scenario, way, inputs)
+
+    def _first_call(self, scenario: Scenario, way: str, inputs: Inputs) -> Subject:
+        job = make_job(scenario, way, self.ways, inputs)
+        start = time.perf_counter()
+        output = _frames(scenario, job.run(0))
+        return Subject(way, job, output, 1e3 * (time.perf_counter() - start))
 
     def _prepare(
-        self, scenario: Scenario, inputs: Inputs, truth: Tensor
+        self, scenario: Scenario, inputs: Inputs, truth: Subject
     ) -> tuple[list[Subject], list[dict[str, str]], tuple[int, int]]:
         """Every way that is there, warm and looked at; those that are not, with the reason; the operations."""
         subjects: list[Subject] = []
         absent: list[dict[str, str]] = []
         flops = (0, 0)
+        same = truth.way if self.device.type == "cpu" else None  # on a GPU the truth ran with other switches
         for way in self.ways.candidates(scenario):
             try:
                 self.ways.require(scenario, way)
-                job = make_job(scenario, way, self.ways, inputs)
-                start = time.perf_counter()
-                output = _frames(scenario, job.run(0))
-                subject = Subject(way, job, output, 1e3 * (time.perf_counter() - start))
+                subject = truth if way == same else self._first_call(scenario, way, inputs)
                 # The second call warms up further, and its memory and its operations are counted.
                 subject.peak, counted = self._second_call(scenario, subject)
             except (AnimDetailError, torch.OutOfMemoryError) as error:
@@ -183,13 +198,14 @@ class Run:
                 absent.append({"backend": way, "reason": " ".join(str(told).split())})
                 continue
             flops = counted or flops
-            fault = fault_of(output, truth, pictures=scenario.kind in PICTURE_KINDS)
+            fault = fault_of(subject.output, truth.output, pictures=scenario.kind in PICTURE_KINDS)
             if fault:
-                self.report.document["failures"].append(
-                    {"scenario": scenario.name, "backend": way, "reason": fault}
-                )
+                self._fail(scenario, way, fault)
             subjects.append(subject)
         return subjects, absent, flops
+
+    def _fail(self, scenario: Scenario, way: str, fault: str) -> None:
+        self.report.document["failures"].append({"scenario": scenario.name, "backend": way, "reason": fault})
 
     def _second_call(self, scenario: Scenario, subject: Subject) -> tuple[Peak, tuple[int, int] | None]:
         if scenario.kind == "pixels" and subject.way != "native_cuda":
@@ -217,7 +233,13 @@ class Run:
         return alternate(calls, self.suite.effort, lambda: time.monotonic() > self.deadline)
 
     def _result(
-        self, scenario: Scenario, subject: Subject, times: dict[str, Times], base: str | None, floor_ms: float, truth: Tensor
+        self,
+        scenario: Scenario,
+        subject: Subject,
+        times: dict[str, Times],
+        base: str | None,
+        floor_ms: float,
+        truth: Tensor,
     ) -> dict[str, Any]:
         own = times[subject.way]
         quality: dict[str, Any] | None = None
@@ -280,5 +302,3 @@ def png_of(picture: Tensor, largest_side: int = 480) -> str:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-

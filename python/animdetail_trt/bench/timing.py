@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Effort:
 
 
 def time_ms(
-    call: Callable[[], object], excluded_ms: Callable[[], float] = lambda: 0.0, device: torch.device = _CPU
+    call: Callable[[], object], excluded_ms: Callable[[], float] = lambda: 0.0, device: torch.device = CPU
 ) -> float:
     """On a GPU the time between two events around the call; else wall time less what ``excluded_ms``, a clock that
     only runs during work that is not the job, went on by."""
@@ -81,7 +81,7 @@ def _event_ms(call: Callable[[], object], device: torch.device) -> float:
     return float(start.elapsed_time(end))
 
 
-def repeat(call: Callable[[], object], runs: int, device: torch.device = _CPU) -> Times:
+def repeat(call: Callable[[], object], runs: int, device: torch.device = CPU) -> Times:
     call()  # warms caches and lazy set-up
     return Times([time_ms(call, device=device) for _ in range(runs)])
 

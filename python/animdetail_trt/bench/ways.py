@@ -32,7 +32,12 @@ WAYS = {
 TRUTH = "float32 torch"
 _PIXEL_WAYS = ("reference", "native", "native_cuda")
 # What a ladder's rung is called that is this backend and no other.
-_RUNGS = {"compile": "torch.compile", "onnxruntime": "the graph", "tensorrt": "the engine", "tensorrt_rtx": "the engine"}
+_RUNGS = {
+    "compile": "torch.compile",
+    "onnxruntime": "the graph",
+    "tensorrt": "the engine",
+    "tensorrt_rtx": "the engine",
+}
 
 
 class AbsentError(UnavailableError):
@@ -155,7 +160,7 @@ def watched(pipe: BasicPipe, way: str, scenario: Scenario) -> Iterator[None]:
         logger.removeHandler(notes)
     if way not in _RUNGS:
         return
-    used = [pipe.vae] if scenario.kind.startswith("vae") else [pipe.model.unet]
+    used: list[Any] = [pipe.vae] if scenario.kind.startswith("vae") else [pipe.model.unet]
     if scenario.kind in NODE_KINDS and way.startswith("tensorrt"):
         used.append(pipe.vae)
     for runner in used:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES
+from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES_ON_CPU
 from animdetail_trt.segs import SEG, SEGS
 
 Region = tuple[int, int, int, int]
@@ -38,7 +38,7 @@ class StandInVae:
 
     def frames_per_call(self, width: int, height: int) -> int:
         """As TorchVae for SD 1.5's VAE, whose first block has 128 channels, in float32."""
-        return max(1, VAE_MEMORY_BYTES // (4 * 128 * width * height * 4))
+        return max(1, VAE_MEMORY_BYTES_ON_CPU // (4 * 128 * width * height * 4))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) in -1..1 -> (n, 4, h / 8, w / 8)."""
