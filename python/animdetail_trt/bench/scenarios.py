@@ -92,14 +92,14 @@ def windows(frames: int, side: int) -> Scenario:
 def segment(frames: int, side: int, steps: int) -> Scenario:
     crop = side * 7 // 16
     sizes = {"crop": crop, "width": 2 * crop, "height": crop + crop // 2, "steps": steps}
-    return Scenario(f"segment-{frames}f-{side}px", "segment", frames, side, **sizes)
+    return Scenario(f"segment-{frames}f-{side}px-{steps}it", "segment", frames, side, **sizes)
 
 
 def clip(segments: int, frames: int, side: int, steps: int) -> Scenario:
     """All clips of a side are of one size, wide enough for eight crops beside one another."""
     crop = side * 7 // 16 // 4 * 2
     sizes = {"crop": crop, "width": 8 * crop, "height": 4 * crop, "steps": steps}
-    return Scenario(f"clip-{segments}s-{frames}f-{side}px", "clip", frames, side, segments=segments, **sizes)
+    return Scenario(f"clip-{segments}s-{frames}f-{side}px-{steps}it", "clip", frames, side, segments=segments, **sizes)
 
 
 # What tells most comes first: where time runs out, the rest is left out.
@@ -113,12 +113,12 @@ _QUICK = (
     clip(1, 8, 64, 1), clip(3, 8, 64, 1), clip(8, 8, 64, 1), clip(1, 16, 64, 1), clip(1, 32, 64, 1), clip(1, 64, 64, 1),
 )  # fmt: skip
 _CPU_FULL = (
-    unet(16, 64, 2),
-    *vae(8, 64),
-    segment(8, 64, 2),
+    unet(8, 64, 2),
+    *vae(4, 64),
+    segment(4, 64, 1),
     windows(28, 64),
-    unet(8, 64, 2), unet(32, 64, 2), unet(16, 64, 1),
-    clip(1, 16, 64, 2),
+    unet(16, 64, 1), unet(8, 64, 1), unet(4, 64, 1),
+    clip(1, 8, 64, 1),
 )  # fmt: skip
 _HEADLINE = pixels(32, 1024, 576, 3, 224, 512)
 _FULL = (
@@ -142,7 +142,7 @@ SUITES = {
         Suite("all", "full, and every clip of 3 and 8 segments too; hours on a slow card", SD15, (*_FULL, *_REST),
               Effort(3, 15, 3.0), 24 * 60),
         Suite("cpu-full", "Stable Diffusion 1.5 at full size on 64x64 pixels: the machinery, on a CPU", SD15, _CPU_FULL,
-              Effort(3, 5, 5.0), 15),
+              Effort(2, 5, 3.0), 9),
         Suite("pixels", "the pixel path alone, at the size that README quotes", TINY, (_HEADLINE,),
               Effort(7, 7, 0.0), 10),
     )
