@@ -9,7 +9,8 @@ _TIMES = {"runs_ms": [10.0, 11.0, 9.0], "median_ms": 10.0, "quartiles_ms": [9.5,
 _RESULT: dict[str, Any] = {
     "backend": "torch", "label": "torch eager", **_TIMES, "first_call_ms": 30.0, "ratios_to_base": [2.0, 1.9, 2.1],
     "speedup": 2.0, "fraction_of_floor": 0.4, "peak_host_bytes": 1000, "peak_device_bytes": None,
-    "quality": {"range": 1.0, "psnr_db": 80.0, "ssim": 1.0, "max_difference": 1e-4, "flicker": 3.0, "flicker_added": 0.0},
+    "quality": {"range": 1.0, "psnr_db": 80.0, "ssim": 1.0, "max_difference": 1e-4, "flicker": 3.0,
+                "flicker_added": 0.0},
     "stages_ms": {"encode": 2.0, "sample": 6.0, "decode": 1.5, "paste": 0.5},
 }  # fmt: skip
 _SCENARIO: dict[str, Any] = {

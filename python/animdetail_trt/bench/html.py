@@ -27,7 +27,7 @@ table { border-collapse: collapse; font-size: 12.5px; width: 100% }
 th, td { padding: 2px 7px; text-align: right; border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
 td:nth-child(4) { white-space: nowrap } tr.first td { border-top: 1px solid #888 }
-svg { max-width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555; font-size: 13px }
+svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555; font-size: 13px }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 1.5em }
 .pictures img { width: 100%; image-rendering: pixelated; border: 1px solid #ccc }
 .fault { background: #fdd; padding: .5em 1em; border: 1px solid #c00 } .note { color: #555; font-size: 13px }

@@ -134,7 +134,13 @@ def roofline(document: Document) -> str:
     low, high = min([*intensities, 1.0]) / 2, max([*intensities, peak / bandwidth]) * 3
     axes.plot([low, peak / bandwidth, high], [low * bandwidth, peak, peak], color="black", linewidth=1)
     axes.annotate(f"copy {bandwidth:.0f} GB/s", (low, low * bandwidth), fontsize=8, rotation=0, va="bottom")
-    axes.annotate(f"matrix product {peak:.0f} GFLOP/s", (high, peak), fontsize=8, ha="right", va="bottom")
+    axes.annotate(
+        f"matrix product or convolution, the faster: {peak:.0f} GFLOP/s",
+        (high, peak),
+        fontsize=8,
+        ha="right",
+        va="bottom",
+    )
     seen: set[str] = set()
     for (scenario, result), intensity in zip(points, intensities, strict=True):
         backend = result["backend"]

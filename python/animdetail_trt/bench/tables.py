@@ -41,7 +41,9 @@ def headline(document: dict[str, Any]) -> str:
     if card is not None:
         where = f"{card['name']}, driver {card['driver']}; {where}"
     rates = document["rates"] or {}
-    told = ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in rates.items())
+    units = {"copy_gb_per_s": "GB/s copied", "unet_gflop_per_s": "GFLOP/s (UNet's type)",
+             "vae_gflop_per_s": "GFLOP/s (VAE's)"}  # fmt: skip
+    told = ", ".join(f"{rates[name]:.0f} {unit}" for name, unit in units.items() if name in rates)
     model = f"models: {document['model']}, {document['dtype']}"
     return f"{where}\n{model}; commit {document['commit']}; {told}\n"
 
