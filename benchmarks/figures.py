@@ -41,7 +41,8 @@ def pixels(page: Path) -> str:
     machine = f"{document['machine']['cpu']}, {document['machine']['usable_processors']} processors"
     job = (
         f"{sizes['frames']} frames of {sizes['width']}x{sizes['height']}, {sizes['segments']} segments of "
-        f"{sizes['crop']}x{sizes['crop']} enlarged to {sizes['side']}x{sizes['side']} and back, feather {sizes['feather']}"
+        f"{sizes['crop']}x{sizes['crop']} enlarged to {sizes['side']}x{sizes['side']} and back, "
+        f"feather {sizes['feather']}"
     )
     rows = [
         f"| {name} | {one['median_ms']:.0f} ms | {one['peak_host_bytes'] / MIB:.0f} MiB |"

@@ -45,6 +45,7 @@ MAY_IMPORT = {
         "media",
         "detect",
         "bench",
+        "ops",
         "__version__",
         "_C",
     },

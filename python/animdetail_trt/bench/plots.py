@@ -76,13 +76,18 @@ def ratio_bars(document: Document) -> str:
         axes.annotate(f" {speedup:.2f}x", (max(speedup, high, 1), y), va="center", fontsize=7)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.xaxis.set_major_formatter(_plain_number)
-    axes.xaxis.set_minor_formatter(_sparse_number)
+    _plain_log(axes.xaxis)
     axes.tick_params(axis="x", which="both", labelsize=8)
     axes.margins(x=0.12)
     axes.set_xlabel("times as fast as the base (the reference's way; torch eager where that is the same)")
     _label_rows(axes, [f"{scenario['name']}  {result['backend']}" for scenario, result in rows])
     return _svg(figure, "ratios")
+
+
+def _plain_log(axis: Any) -> None:
+    """Numbers without powers of ten on a logarithmic axis."""
+    axis.set_major_formatter(_plain_number)
+    axis.set_minor_formatter(_sparse_number)
 
 
 def _plain_number(value: float, _position: Any = None) -> str:
@@ -150,7 +155,8 @@ def roofline(document: Document) -> str:
         marker = {"unet": "o", "vae_encode": "^", "vae_decode": "v"}.get(scenario["kind"], "s")
         axes.plot(intensity, reached, marker, color=_COLOURS[backend], label=label, markersize=6, alpha=0.75)
     axes.set(xscale="log", yscale="log", xlabel="operations per compulsory byte", ylabel="GFLOP/s reached")
-    axes.tick_params(labelsize=8)
+    _plain_log(axes.yaxis)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.25)
     if seen:
         axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -175,7 +181,8 @@ def growth_curves(document: Document) -> str:
         ticks = sorted({x for one in lines for x, _ in one["points"]})
         axes.set_xticks(ticks, [_plain_number(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.tick_params(labelsize=7)
+        _plain_log(axes.yaxis)
+        axes.tick_params(which="both", labelsize=7)
         axes.set_title(f"milliseconds over {axis}; exponents", fontsize=8)
         if lines:
             axes.legend(fontsize=6.5, frameon=False)

@@ -108,9 +108,9 @@ _QUICK = (
     *vae(8, 128),
     unet(16, 64, 2),
     windows(40, 64),
-    segment(8, 96, 2),
-    unet(8, 64, 2), unet(32, 64, 2), unet(16, 64, 1), unet(16, 96, 2), unet(16, 128, 2),
-    clip(1, 8, 64, 1), clip(3, 8, 64, 1), clip(8, 8, 64, 1), clip(1, 16, 64, 1), clip(1, 32, 64, 1), clip(1, 64, 64, 1),
+    segment(8, 64, 2),
+    clip(1, 8, 64, 1), clip(1, 16, 64, 1), clip(1, 32, 64, 1), clip(2, 8, 64, 1), clip(4, 8, 64, 1),
+    unet(8, 64, 2), unet(32, 64, 2), unet(16, 64, 1), unet(16, 48, 2), unet(16, 96, 2),
 )  # fmt: skip
 _CPU_FULL = (
     unet(8, 64, 2),
