@@ -113,11 +113,10 @@ _QUICK = (
     unet(8, 64, 2), unet(32, 64, 2), unet(16, 64, 1), unet(16, 48, 2), unet(16, 96, 2),
 )  # fmt: skip
 _CPU_FULL = (
-    unet(8, 64, 2),
     *vae(4, 64),
+    unet(4, 64, 1), unet(8, 64, 1), unet(16, 64, 1), unet(8, 64, 2),
     segment(4, 64, 1),
     windows(28, 64),
-    unet(16, 64, 1), unet(8, 64, 1), unet(4, 64, 1),
     clip(1, 8, 64, 1),
 )  # fmt: skip
 _HEADLINE = pixels(32, 1024, 576, 3, 224, 512)

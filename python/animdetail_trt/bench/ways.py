@@ -18,6 +18,7 @@ from animdetail_trt.bench.scenarios import NODE_KINDS, Scenario
 from animdetail_trt.errors import AnimDetailError, UnavailableError
 from animdetail_trt.models.pipe import BasicPipe, load_pipe
 from animdetail_trt.sampling.context import ContextOptions
+from animdetail_trt.trt.flavour import FLAVOUR_NAMES
 
 WAYS = {
     "reference": "the reference's way: frame by frame, window by window, through torch eager",
@@ -123,7 +124,7 @@ class Ways:
         dtype, backend = (models.dtype, name) if name != TRUTH else ("float32", "torch")
         pipe = load_pipe(
             models.checkpoint, motion_module=models.motion_module, device=models.device, dtype=dtype, backend=backend,
-            engine_dir=models.scratch if backend == "onnxruntime" else models.engine_dir,
+            engine_dir=models.engine_dir if backend in FLAVOUR_NAMES else models.scratch,  # elsewhere none is found
         )  # fmt: skip
         tokens = torch.randn(2, 1, 77, pipe.model.unet.token_dim, generator=torch.Generator().manual_seed(1))
         return pipe.with_conditioning([[tokens[0], {}]], [[tokens[1], {}]])
