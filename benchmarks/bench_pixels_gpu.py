@@ -10,7 +10,6 @@ import json
 import math
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-import baseline
-import env
 from animdetail_trt import ops
-from timing import Times, time_ms
-from workload import Region, Segment, StandInVae, make_frames, make_segments
+from animdetail_trt.bench import machine, reference_way
+from animdetail_trt.bench.timing import Times, time_ms
+from animdetail_trt.bench.workload import Region, Segment, StandInVae, make_frames, make_segments
 
 FLOAT_BYTES = 4
 TARGET_FRACTION, TARGET_SPEEDUP = 0.7, 200
@@ -204,13 +202,13 @@ def measure_job(args: argparse.Namespace, crop: int, size: int) -> dict[str, Any
     vae = StandInVae(len(frames), segments[0])
     job = Job(frames, segments, args.feather)
 
-    expected = baseline.detail(frames, segments, args.feather, vae)
+    expected = reference_way.detail(frames, segments, args.feather, vae)
     job.run()
     difference = float((job.canvas.cpu() - expected).abs().max())
     assert difference <= TOLERANCE, f"the two sides differ by {difference}"
 
     def the_references_way() -> object:
-        return baseline.detail(frames, segments, args.feather, vae)
+        return reference_way.detail(frames, segments, args.feather, vae)
 
     slow = Times([time_ms(the_references_way, lambda: vae.elapsed_ms) / len(segments) for _ in range(args.rounds)])
     pinned, back = frames.pin_memory(), torch.empty_like(frames).pin_memory()
@@ -237,23 +235,13 @@ def measure_job(args: argparse.Namespace, crop: int, size: int) -> dict[str, Any
     }
 
 
-def describe_card() -> dict[str, Any]:
-    card = torch.cuda.get_device_properties(0)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return {
-        "name": card.name,
-        "capability": f"{card.major}.{card.minor}",
-        "multiprocessors": card.multi_processor_count,
-        "memory_gib": round(card.total_memory / 2**30, 1),
-        "l2_mib": round(card.L2_cache_size / 2**20, 1),
-        "driver": subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or None,
-        "torch_cuda": torch.version.cuda,
-    }
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
-    result: dict[str, Any] = {"benchmark": "pixels_gpu", **env.describe(vars(args)), "card": describe_card()}
+    result: dict[str, Any] = {
+        "benchmark": "pixels_gpu",
+        **machine.describe(vars(args)),
+        "card": machine.describe_card(torch.device("cuda", 0)),
+    }
     copy_speed = copy_bytes_per_ms()
     cases = []
     for crop, size in args.cases:
@@ -365,7 +353,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
     if not torch.cuda.is_available():
-        sys.exit("bench_pixels_gpu: torch sees no CUDA device. bench_pixels.py measures the CPU")
+        sys.exit("bench_pixels_gpu: torch sees no CUDA device. animdetail-trt bench measures the CPU")
     result = measure(args)
     console = Console(width=140)
     show(result, console)

@@ -14,6 +14,9 @@ from animdetail_trt.errors import EngineError
 UNET_MEMORY_BYTES = 2 << 30
 UNET_MEMORY_SHARE = 0.25  # of a GPU's own
 VAE_MEMORY_BYTES = 2 << 30
+# Tensors of 8 MiB: larger ones leave the caches, and above 32 MiB the C library maps fresh memory for each, whose page
+# faults cost more than a larger call saves (benchmarks/README.md).
+VAE_MEMORY_BYTES_ON_CPU = 32 << 20
 
 
 class TorchUNet:
@@ -65,7 +68,8 @@ class CompiledUNet(TorchUNet):
 
     def __init__(self, module: Any, positions: int | None) -> None:
         super().__init__(module, positions)
-        self.module = torch.compile(module, dynamic=True)
+        # Convolutions are then compiled without a change of layout before and after each.
+        self.module = torch.compile(module.to(memory_format=torch.channels_last), dynamic=True)
 
     def __call__(
         self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
@@ -108,10 +112,11 @@ class TorchVae:
 
     name = "torch"
 
-    def __init__(self, module: Any, *, memory_bytes: int = VAE_MEMORY_BYTES) -> None:
+    def __init__(self, module: Any, *, memory_bytes: int | None = None) -> None:
         self.module = module
         self.device, self.dtype = _placement(module)
-        self.memory_bytes = memory_bytes
+        default = VAE_MEMORY_BYTES_ON_CPU if self.device.type == "cpu" else VAE_MEMORY_BYTES
+        self.memory_bytes = default if memory_bytes is None else memory_bytes
 
     def frames_per_call(self, width: int, height: int) -> int:
         """At the widest level about four tensors of the first block's channels are alive."""

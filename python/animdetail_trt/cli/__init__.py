@@ -16,20 +16,21 @@ from contextlib import contextmanager
 from types import FrameType
 
 from animdetail_trt import __version__
-from animdetail_trt.cli import build_engines, detail, doctor, engines
+from animdetail_trt.cli import bench, build_engines, detail, doctor, engines
 from animdetail_trt.errors import AnimDetailError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-_COMMANDS = (detail, build_engines, engines, doctor)
+_COMMANDS = (detail, build_engines, engines, bench, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    0 done, 2 an error that names its remedy on stderr, 128 + N stopped by signal N: Ctrl-C, a reader that left.
+    0 done, 1 measured and found wanting (bench), 2 an error that names its remedy on stderr, 128 + N stopped by signal
+    N: Ctrl-C, a reader that left.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a name that the terminal's encoding lacks

@@ -17,6 +17,9 @@ from animdetail_trt.models.checkpoint import Placement
 
 # Scores above this are never held: torch's attention, which needs no memory for them, takes over.
 SCORES_BYTES = 256 << 20
+# More of them leave the caches, and above 32 MiB the C library maps fresh memory for them, whose page faults cost more
+# than the products.
+SCORES_BYTES_AT_ONCE = 4 << 20
 
 
 class ReferenceAttention:
@@ -41,8 +44,16 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     shape = query.shape
     # Laid out as the reference lays them out: it decides which kernel multiplies them.
     rows, columns = query.flatten(0, 1).contiguous(), key.transpose(2, 3).flatten(0, 1).contiguous()
-    scores = torch.baddbmm(query.new_empty(1, 1, 1), rows, columns, beta=0, alpha=shape[-1] ** -0.5)
-    return torch.bmm(scores.softmax(-1), value.flatten(0, 1).contiguous()).view(shape)
+    values = value.flatten(0, 1).contiguous()
+    # Every head is a product of its own, so how many are computed together changes no bit.
+    at_once = max(1, SCORES_BYTES_AT_ONCE // (rows.shape[1] * columns.shape[2] * query.itemsize))
+    parts = zip(rows.split(at_once), columns.split(at_once), values.split(at_once), strict=True)
+    out = [torch.bmm(_scores(row, column, shape[-1]).softmax(-1), part) for row, column, part in parts]
+    return (out[0] if len(out) == 1 else torch.cat(out)).view(shape)
+
+
+def _scores(rows: Tensor, columns: Tensor, d: int) -> Tensor:
+    return torch.baddbmm(rows.new_empty(1, 1, 1), rows, columns, beta=0, alpha=d**-0.5)
 
 
 def use_reference_order(unet: Any, place: Placement) -> None:

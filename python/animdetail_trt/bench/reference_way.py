@@ -1,13 +1,14 @@
-"""The pixel path the way the reference does it: one frame at a time, tensors grown by concatenation.
+"""The reference's way: one frame at a time, tensors grown by concatenation, one context window per call of the UNet.
 
 Every step here is one that Impact Pack 7.10.6's DetailerForEachPipeForAnimateDiff takes for each frame, no more and no
 less, with ComfyUI 0.3.64's VAE wrapper and ImageScale around the models: shared/reference.md 4 and 8 name them. Only
-torchvision's blur is spelled out (a kernel built for each call, reflect padding, a depthwise 2-D convolution).
+torchvision's blur is spelled out (a kernel built for each call, reflect padding, a depthwise 2-D convolution). Written
+for this benchmark from the facts; no line is the reference's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,26 +17,81 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from workload import Segment, StandInVae
+from animdetail_trt.backends.interface import UNetRunner, VaeRunner
+from animdetail_trt.bench.workload import Segment
+from animdetail_trt.detailer.report import Observer, timed
+
+Paint = Callable[[int, Tensor], Tensor]
+"""``paint(index, latents)`` -> latents: what the sampler does to a segment."""
 
 
-def detail(frames: Tensor, segments: list[Segment], feather_px: int, vae: StandInVae) -> Tensor:
+def detail(
+    frames: Tensor,
+    segments: Sequence[Segment],
+    feather_px: int,
+    vae: VaeRunner,
+    paint: Paint = lambda index, latents: latents,
+    observer: Observer | None = None,
+) -> Tensor:
     """(f, h, w, 3) -> the frames with every segment enlarged, put through the VAE, shrunk and pasted."""
-    for segment in segments:
-        patch = detail_segment(frames, segment, vae)
-        frames = paste(frames, patch, segment, feather_px)
+    observer = observer or Observer()
+    for index, segment in enumerate(segments):
+        height, width = segment.mask.shape
+        observer.begin_segment(index, "", (width, height), segment.size)
+        patch = detail_segment(frames, segment, vae, paint, index, observer)
+        with timed(observer, index, "paste"):
+            frames = paste(frames, patch, segment, feather_px)
+        observer.end_segment(index)
     return frames
 
 
-def detail_segment(frames: Tensor, segment: Segment, vae: StandInVae) -> NDArray[np.float32]:
+def detail_segment(
+    frames: Tensor,
+    segment: Segment,
+    vae: VaeRunner,
+    paint: Paint,
+    index: int,
+    observer: Observer,
+) -> NDArray[np.float32]:
     x1, y1, x2, y2 = segment.crop_region
-    crops = grow(frame[None, y1:y2, x1:x2] for frame in frames).numpy()
     width, height = segment.size
-    enlarged = (resize(torch.from_numpy(crop)[None], width, height) for crop in crops)
-    latents = grow(encode(image, vae) for image in enlarged)
-    decoded = grow(decode(latent[None], vae) for latent in latents)
-    scaled: NDArray[np.float32] = image_scale(decoded, x2 - x1, y2 - y1).numpy()
+    with timed(observer, index, "encode"):
+        crops = grow(frame[None, y1:y2, x1:x2] for frame in frames).numpy()
+        enlarged = (resize(torch.from_numpy(crop)[None], width, height) for crop in crops)
+        latents = grow(encode(image, vae) for image in enlarged)
+    with timed(observer, index, "sample"):
+        latents = paint(index, latents)
+    with timed(observer, index, "decode"):
+        decoded = grow(decode(latent[None], vae) for latent in latents)
+        scaled: NDArray[np.float32] = image_scale(decoded, x2 - x1, y2 - y1).numpy()
     return scaled
+
+
+class OneWindow:
+    """A UNetRunner that is given one window in a call, with as many prompts as it has rows."""
+
+    def __init__(self, unet: UNetRunner, window: int) -> None:
+        self.unet = unet
+        self.rows_of_a_window = 2 * window
+        self.device, self.positions, self.token_dim = unet.device, unet.positions, unet.token_dim
+
+    def frames_per_call(self, width: int, height: int) -> int:
+        """The reference runs both prompts of a window together."""
+        return self.rows_of_a_window
+
+    def __call__(
+        self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        return self.unet(latents, timestep, tokens, residuals)
+
+
+def encode_all(pixels: Tensor, vae: VaeRunner) -> Tensor:
+    """The VAE alone, (f, 3, h, w) in -1..1, a frame at a time."""
+    return grow(vae.encode(frame[None]) for frame in pixels)
+
+
+def decode_all(latents: Tensor, vae: VaeRunner) -> Tensor:
+    return grow(vae.decode(latent[None]) for latent in latents)
 
 
 def grow(parts: Iterable[Tensor]) -> Tensor:
@@ -68,15 +124,15 @@ def from_pillow(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture).astype(np.float32) / 255.0)
 
 
-def encode(image: Tensor, vae: StandInVae) -> Tensor:
+def encode(image: Tensor, vae: VaeRunner) -> Tensor:
     """The size is a multiple of 8 here, so the centred crop takes nothing."""
     return vae.encode(image.movedim(-1, 1) * 2.0 - 1.0)
 
 
-def decode(latent: Tensor, vae: StandInVae) -> Tensor:
+def decode(latent: Tensor, vae: VaeRunner) -> Tensor:
     """ComfyUI allocates for the whole batch, here of one frame, and copies each decoded part into it."""
     part = torch.clamp((vae.decode(latent) + 1.0) / 2.0, min=0.0, max=1.0)
-    images = torch.empty(part.shape)
+    images = torch.empty(part.shape)  # on the CPU, wherever the VAE runs
     images[:] = part
     return images.movedim(1, -1)
 

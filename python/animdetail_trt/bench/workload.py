@@ -1,4 +1,4 @@
-"""The job that both sides do: frames, segments, and a VAE that costs nothing."""
+"""The job that all sides do: frames, segments, and a VAE that costs nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES
+from animdetail_trt.backends.torch_backend import VAE_MEMORY_BYTES, VAE_MEMORY_BYTES_ON_CPU
+from animdetail_trt.segs import SEG, SEGS
 
 Region = tuple[int, int, int, int]
 
@@ -22,32 +23,39 @@ class Segment:
 
 
 class StandInVae:
-    """A VaeRunner whose ``decode`` gives back what ``encode`` was given, in order. Its time and memory do not count.
+    """A VaeRunner whose ``decode`` gives back what ``encode`` was given, in order. Its time and memory do not count; on
+    a GPU its copy of the pixels does, for nobody waits for it.
 
     Like a real VAE it keeps no hold on its input, and its latents are of a real one's size.
     """
 
-    device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, frames: int, segment: Segment) -> None:
+    def __init__(self, frames: int, segment: Segment, device: torch.device = torch.device("cpu")) -> None:  # noqa: B008
         width, height = segment.size
-        self.decoded = torch.ones(frames, 3, height, width)  # ones: memory that is resident from the start
+        self.device = device
+        # Ones: memory that is resident from the start.
+        self.decoded = torch.ones(frames, 3, height, width, device=device)
         self.encoded_count = self.decoded_count = 0
         self.elapsed_ms = 0.0
 
     def frames_per_call(self, width: int, height: int) -> int:
         """As TorchVae for SD 1.5's VAE, whose first block has 128 channels, in float32."""
-        return max(1, VAE_MEMORY_BYTES // (4 * 128 * width * height * 4))
+        most = VAE_MEMORY_BYTES_ON_CPU if self.device.type == "cpu" else VAE_MEMORY_BYTES
+        return max(1, most // (4 * 128 * width * height * 4))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) in -1..1 -> (n, 4, h / 8, w / 8)."""
         start = time.perf_counter()
         count, _, height, width = pixels.shape
         first = self.encoded_count % len(self.decoded)
-        np.copyto(self.decoded[first : first + count].numpy(), pixels.numpy())  # torch's threads would spin on after it
+        kept = self.decoded[first : first + count]
+        if kept.is_cuda:
+            kept.copy_(pixels)
+        else:
+            np.copyto(kept.numpy(), pixels.numpy())  # torch's threads would spin on after it
         self.encoded_count += count
-        latents = torch.zeros(count, 4, height // 8, width // 8)
+        latents = torch.zeros(count, 4, height // 8, width // 8, device=self.device)
         self.elapsed_ms += 1e3 * (time.perf_counter() - start)
         return latents
 
@@ -57,9 +65,9 @@ class StandInVae:
         return self.decoded[first : first + len(latents)]
 
 
-def make_frames(count: int, width: int, height: int) -> Tensor:
+def make_frames(count: int, width: int, height: int, seed: int = 0) -> Tensor:
     """(f, h, w, 3), multiples of 1/255: noise over gradients. Made a frame at a time, to keep the memory's peak low."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     frames = torch.empty(count, height, width, 3)
     ramp = torch.linspace(0, 160, width)[None, :, None]
     for frame in frames:
@@ -78,3 +86,11 @@ def make_segments(width: int, height: int, count: int, crop: int, size: int) -> 
     top = (height - crop) // 2
     lefts = [i * step + (step - crop) // 2 for i in range(count)]
     return [Segment((left, top, left + crop, top + crop), (size, size), mask) for left in lefts]
+
+
+def segs_of(segments: list[Segment], width: int, height: int) -> SEGS:
+    """The same segments as the node takes them."""
+    return (height, width), [
+        SEG(None, segment.mask.numpy(), 1.0, segment.crop_region, segment.crop_region, f"segment {i}", None)
+        for i, segment in enumerate(segments)
+    ]

@@ -1,0 +1,121 @@
+"""The figures in README.md, written from the results that they come from.
+
+    python benchmarks/figures.py --write    # after a new run; --check fails where README says something else
+
+A block of README between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is one function's text below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+MIB = 2**20
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PIXELS, _QUICK, _CPU_FULL = "pixels-epyc-2cpu.json", "quick-epyc-2cpu.json", "cpu-full-epyc-2cpu.json"
+
+
+def load(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    return document
+
+
+def link_to(name: str, page: Path) -> str:
+    return f"{'benchmarks/' if page.parent == ROOT else ''}results/{name}"
+
+
+def pixels(page: Path) -> str:
+    document = load(_PIXELS)
+    (scenario,) = document["scenarios"]
+    sizes, results = scenario["sizes"], {one["backend"]: one for one in scenario["results"]}
+    ours, floor = results["native"], scenario["floor"]
+    rounds, count = ours["ratios_to_base"], len(ours["runs_ms"])
+    machine = f"{document['machine']['cpu']}, {document['machine']['usable_processors']} processors"
+    job = (
+        f"{sizes['frames']} frames of {sizes['width']}x{sizes['height']}, {sizes['segments']} segments of "
+        f"{sizes['crop']}x{sizes['crop']} enlarged to {sizes['side']}x{sizes['side']} and back, "
+        f"feather {sizes['feather']}"
+    )
+    rows = [
+        f"| {name} | {one['median_ms']:.0f} ms | {one['peak_host_bytes'] / MIB:.0f} MiB |"
+        for name, one in (("the reference's way", results["reference"]), ("animdetail-trt", ours))
+    ]
+    return "\n".join([
+        f"The pixel path, {job} ({machine}; [the run]({link_to(_PIXELS, page)})):", "",
+        f"| | median of {count} | memory beyond input and output |", "| --- | --- | --- |", *rows, "",
+        f"That is {ours['speedup']:.0f} times ({min(rounds):.0f} to {max(rounds):.0f} in single rounds) and "
+        f"{floor['floor_ms'] / ours['median_ms']:.0%} of what this machine's memory can copy."
+        .replace("%", " %"), "",
+    ])  # fmt: skip
+
+
+def stages(page: Path) -> str:
+    """Ours against the reference's way, of the small models, on a CPU."""
+    document = load(_QUICK)
+    lines = [
+        f"Tiny models of the real layout, one thread of the same machine ([the run]({link_to(_QUICK, page)})):", "",
+        "| | the reference's way | torch eager | onnxruntime |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for scenario in document["scenarios"]:
+        results = {one["backend"]: one for one in scenario["results"]}
+        if "reference" in results and "torch" in results:
+            cells = [f"{results['reference']['median_ms']:.0f} ms"]
+            cells += [_told(results.get(name)) for name in ("torch", "onnxruntime")]
+            lines.append(f"| {scenario['name']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _told(result: dict[str, Any] | None) -> str:
+    return "-" if result is None else f"{result['median_ms']:.0f} ms ({result['speedup']:.2f}x)"
+
+
+def full_size(page: Path) -> str:
+    document = load(_CPU_FULL)
+    lines = [
+        f"Stable Diffusion 1.5 at full size on 64x64 pixels, {document['threads']} threads "
+        f"([the run]({link_to(_CPU_FULL, page)})):", "",
+        "| | backend | median | of the floor | PSNR against float32 torch |", "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for scenario in document["scenarios"]:
+        for one in scenario["results"]:
+            decibels = one["quality"]["psnr_db"]
+            quality = "equal" if decibels is None else f"{decibels:.0f} dB"
+            cells = [scenario["name"], one["backend"], f"{one['median_ms']:.0f} ms", f"{one['fraction_of_floor']:.0%}"]
+            lines.append(f"| {' | '.join(cells)} | {quality} |")
+    return "\n".join([*lines, ""])
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {"pixels": pixels, "stages": stages, "full_size": full_size}
+
+
+def rewritten(page: Path) -> str:
+    """The page's text with every block made anew."""
+    return _BLOCK.sub(lambda found: found[1] + BLOCKS[found[2]](page) + found[3], page.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--check", action="store_true", help="exit 1 where a page says something else")
+    action.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    stale = [page for page in PAGES if page.read_text(encoding="utf-8") != rewritten(page)]
+    if args.write:
+        for page in stale:
+            page.write_text(rewritten(page), encoding="utf-8")
+    for page in stale:
+        print(f"{'written' if args.write else 'stale'}: {page.relative_to(ROOT)}")
+    if stale and args.check:
+        sys.exit("figures.py: run `python benchmarks/figures.py --write`")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The report: one HTML file that needs nothing else, no network either."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from animdetail_trt.bench import plots
+from animdetail_trt.bench.results import write_text
+from animdetail_trt.bench.run import Report
+from animdetail_trt.bench.tables import (
+    QUALITY_HEADS,
+    SPEED_HEADS,
+    absent_lines,
+    growth_lines,
+    headline,
+    quality_cells,
+    speed_cells,
+)
+from animdetail_trt.bench.ways import WAYS
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 1080px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
+table { border-collapse: collapse; font-size: 12.5px; width: 100% }
+th, td { padding: 2px 7px; text-align: right; border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
+td:nth-child(4) { white-space: nowrap } tr.first td { border-top: 1px solid #888 }
+svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555; font-size: 13px }
+.pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 1.5em }
+.pictures img { width: 100%; image-rendering: pixelated; border: 1px solid #ccc }
+.fault { background: #fdd; padding: .5em 1em; border: 1px solid #c00 } .note { color: #555; font-size: 13px }
+ul { font-size: 13px }
+"""
+_HEADS = ("scenario", "backend", *SPEED_HEADS, *QUALITY_HEADS)
+
+
+def write_html(path: Path, report: Report) -> None:
+    """Raises UnavailableError where matplotlib is missing, MediaError where the file cannot be written."""
+    plots.load_matplotlib()
+    write_text(path, page(report))
+
+
+def page(report: Report) -> str:
+    document = report.document
+    title = f"animdetail-trt bench: {document['suite']}"
+    return "\n".join(
+        [
+            "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
+            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(title)}</h1>", _machine(document), _failures(document),
+            *_section("Speed", plots.ratio_bars(document), "Bars: ratio of the medians. Black lines: where half of the "
+                      "single rounds lie. Right of 1 is faster."),
+            *_section("Figures", _table(document), "Speedup is against the reference's way, or torch eager where that "
+                      "is the same. Of floor: the floor's time over the median. Quality is against float32 torch."),
+            *_section("Stages", plots.stage_bars(document), "What the node's stages take, summed over the segments."),
+            *_section("Distance to the limit", plots.roofline(document), "Roofs are measured in the same run."),
+            *_section("Growth", plots.growth_curves(document), ""),
+            _list(growth_lines(document)),
+            "<h2>Pictures</h2>", *map(_pictures, report.pictures),
+            "<h2>Absent</h2>", _list(absent_lines(document)),
+            "</body></html>",
+        ]
+    )  # fmt: skip
+
+
+def _section(title: str, body: str, caption: str) -> tuple[str, str]:
+    return f"<h2>{escape(title)}</h2>", f"<figure>{body}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _machine(document: dict[str, Any]) -> str:
+    lines = [*headline(document).strip().splitlines(), f"{document['started']}, {document['elapsed_s']:.0f} s"]
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
+    loads = ", ".join(f"{name} {ms / 1e3:.1f} s" for name, ms in document["load_ms"].items())
+    lines += [versions, f"models loaded in: {loads}" if loads else "", "" if document["complete"] else "STOPPED EARLY"]
+    return "<p>" + "<br>".join(escape(line) for line in lines if line) + "</p>"
+
+
+def _failures(document: dict[str, Any]) -> str:
+    if not document["failures"]:
+        return ""
+    told = (f"{one['scenario']} {one['backend']}: {one['reason']}" for one in document["failures"])
+    return '<p class="fault">Failed: ' + "<br>".join(map(escape, told)) + "</p>"
+
+
+def _table(document: dict[str, Any]) -> str:
+    rows = []
+    for scenario in document["scenarios"]:
+        for i, result in enumerate(scenario["results"]):
+            cells = [
+                scenario["name"] if i == 0 else "",
+                result["backend"],
+                *speed_cells(result),
+                *quality_cells(result),
+            ]
+            columns = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            rows.append(f'<tr class="{"first" if i == 0 else ""}" title="{escape(scenario["what"])}">{columns}</tr>')
+    heads = "".join(f"<th>{escape(head)}</th>" for head in _HEADS)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _pictures(pair: dict[str, Any]) -> str:
+    title = f"{pair['scenario']}, frame {pair['frame']}"
+    gain = f"times {pair['gain']:.3g}; the largest is {pair['largest']:.2e}" if pair["largest"] else "none"
+    names = ("reference", f"ours: {WAYS[pair['backend']]}", f"difference, {gain}")
+    shown = "".join(
+        f'<figure><img src="{uri}" alt="{escape(name)}"><figcaption>{escape(name)}</figcaption></figure>'
+        for uri, name in zip(pair["images"], names, strict=True)
+    )
+    return f'<p class="note">{escape(title)}</p><div class="pictures">{shown}</div>'
+
+
+def _list(lines: list[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"

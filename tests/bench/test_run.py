@@ -1,0 +1,251 @@
+"""A run's machinery: what is absent, what is wrong, what stops it, what it leaves behind."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+from animdetail_trt.bench import plots
+from animdetail_trt.bench import run as bench_run
+from animdetail_trt.bench.html import page
+from animdetail_trt.bench.job import Job
+from animdetail_trt.bench.results import SCHEMA_PATH
+from animdetail_trt.bench.run import Report, png_of
+from animdetail_trt.bench.scenarios import SUITES, clip
+from animdetail_trt.bench.ways import AbsentError, Models, Ways, watched
+from animdetail_trt.errors import UnavailableError
+from outcome import Outcome
+from results import a_result, a_scenario
+
+Run = Callable[..., Outcome]
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text()))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANIMDETAIL_ENGINE_DIR", str(tmp_path / "cache" / "engines"))
+
+
+def bench(run: Run, folder: Path, *flags: str) -> Outcome:
+    return run("bench", "--suite", "quick", "--threads", "1", "--output", folder, *flags)
+
+
+@pytest.mark.parametrize(("value", "reason"), [(math.nan, "frame 0 holds NaN or infinity"), (-1.0, "frame 0 is black")])
+def test_a_wrong_output_fails_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, reason: str
+) -> None:
+    make_job = bench_run.make_job
+
+    def broken(scenario: Any, way: str, *others: Any) -> Job:
+        job = make_job(scenario, way, *others)
+        return job if way != "reference" else replace(job, run=lambda number: torch.full_like(job.run(number), value))
+
+    monkeypatch.setattr(bench_run, "make_job", broken)
+    flags = ("--scenario", "vae-decode-*", "--backend", "reference", "--backend", "torch")
+    done = bench(run, tmp_path, *flags)
+    assert done.code == 1
+    assert f"failed: vae-decode-8f-128px reference: {reason}" in done.told
+    document = json.loads((tmp_path / "bench.json").read_text())
+    VALIDATOR.validate(document)
+    assert [failure["reason"] for failure in document["failures"]] == [reason]
+    (scenario,) = document["scenarios"]
+    assert [result["backend"] for result in scenario["results"]] == ["reference", "torch"]
+    assert reason in (tmp_path / "bench.html").read_text()
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scenarios are not measured but made up; the names of those that would have been."""
+    names: list[str] = []
+
+    def measure(self: Any, scenario: Any) -> dict[str, Any]:
+        names.append(scenario.name)
+        return a_scenario(time_ms=1.0) | {"name": scenario.name}
+
+    monkeypatch.setattr(bench_run.Run, "_measure", measure)
+    return names
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    (tmp_path / "bench.json").write_text("of yesterday")
+    measure = bench_run.Run._measure
+
+    def interrupted(self: Any, scenario: Any) -> dict[str, Any]:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure(self, scenario)
+
+    monkeypatch.setattr(bench_run.Run, "_measure", interrupted)
+    done = bench(run, tmp_path)
+    assert done.code == 130
+    assert "what was measured so far" in done.told
+    assert (tmp_path / "bench.json").read_text() == "of yesterday"
+    document = json.loads((tmp_path / "bench.partial.json").read_text())
+    VALIDATOR.validate(document)
+    assert [scenario["name"] for scenario in document["scenarios"]] == measured
+    assert len(measured) == 2
+    assert document["complete"] is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json", "cache"]
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_whole_run_takes_the_partial_ones_place(run: Run, tmp_path: Path) -> None:
+    assert bench(run, tmp_path).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.html", "bench.json", "cache"]
+    assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
+
+
+def test_what_time_is_over_for_is_left_out(run: Run, tmp_path: Path, measured: list[str]) -> None:
+    done = bench(run, tmp_path, "--minutes", "0.01", "--scenario", "unet-*")
+    assert done.code == 0
+    left = json.loads((tmp_path / "bench.json").read_text())["left_out"]
+    assert len(left) + len(measured) == 6
+    for one in left:
+        assert f"left out: {one['scenario']}: the suite's time was over" in done.out
+
+
+def test_without_matplotlib_the_json_is_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(plots, "importlib", type("_", (), {"import_module": staticmethod(missing)}))
+    done = bench(run, tmp_path)
+    assert done.code == 0
+    assert "pip install 'animdetail-trt[bench]'" in done.told
+    assert (tmp_path / "bench.json").exists()
+    assert not (tmp_path / "bench.html").exists()
+    assert measured
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (("--scenario", "nothing"), "no scenario of suite 'quick' is called 'nothing'"),
+    (("--checkpoint", "a.safetensors"), "--checkpoint and --motion-module go together"),
+    (("--checkpoint", "a.safetensors", "--motion-module", "b"), "a.safetensors does not exist"),
+    (("--device", "tpu"), "unknown device 'tpu'"),
+    (("--dtype", "int8"), "unknown dtype 'int8'"),
+    (("--backend", "openvino"), "invalid choice: 'openvino'"),
+    (("--minutes", "-1"), "out of range"),
+])  # fmt: skip
+def test_bad_flags(run: Run, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
+    done = bench(run, tmp_path, *flags)
+    assert done.code == 2
+    assert words in done.told
+    assert "Traceback" not in done.err
+
+
+def test_an_output_that_is_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    done = bench(run, tmp_path / "taken")
+    assert done.code == 2
+    assert "cannot make the folder" in done.told
+
+
+def test_list(run: Run) -> None:
+    out = run("bench", "list").out
+    for suite in SUITES.values():
+        assert suite.name in out
+        assert all(scenario.name in out for scenario in suite.scenarios)
+
+
+def test_absent_ways_say_why(tmp_path: Path) -> None:
+    ways = Ways(Models(tmp_path / "none", tmp_path / "none", CPU, "float32", tmp_path, tmp_path))
+    pixels, unet = (next(one for one in SUITES["quick"].scenarios if one.kind == kind) for kind in ("pixels", "unet"))
+    for scenario, way, words in (
+        (pixels, "native_cuda", "the device is cpu"),
+        (unet, "tensorrt", "runs engines on a CUDA GPU"),
+        (unet, "reference", "that is torch eager"),
+        (unet, "compile", "--backend compile does it"),
+        (unet, "torch", "none"),  # there is no such checkpoint
+    ):
+        with pytest.raises(AbsentError, match=words):
+            ways.require(scenario, way)
+
+
+def test_a_ladder_that_went_on_to_torch_is_absent() -> None:
+    import logging
+
+    class Runner:
+        name = "the engine"
+
+    pipe: Any = type("Pipe", (), {"vae": Runner(), "model": type("Model", (), {"unet": Runner()})})
+    scenario = clip(1, 8, 64, 1)
+    with watched(pipe, "tensorrt", scenario):
+        pass
+    pipe.vae.name = "torch on cuda"
+    words = "torch on cuda ran instead: VAE: torch on cuda instead of the engine: too small"
+    with pytest.raises(AbsentError, match=words), watched(pipe, "tensorrt", scenario):
+        logging.getLogger("animdetail_trt.backends.ladder").warning(
+            "VAE: torch on cuda instead of the engine: too small"
+        )
+    with watched(pipe, "torch", scenario):
+        pass  # torch is what was asked for
+
+
+def a_report() -> Report:
+    document = a_result()
+    document["scenarios"] = [a_scenario(time_ms=float(n), frames=n) | {"name": f"clip-{n}"} for n in (16, 64, 128)]
+    reference = dict(document["scenarios"][0]["results"][0], backend="reference", speedup=1.0)
+    document["scenarios"][0]["results"].insert(0, reference)
+    picture = png_of(torch.rand(3, 8, 8))
+    pictures = [{"kind": "clip", "scenario": "clip-16", "backend": "torch", "frame": 8, "largest": 0.1, "gain": 10.0,
+                 "images": [picture] * 3}]  # fmt: skip
+    return Report(document, pictures)
+
+
+def test_the_report_needs_nothing_else() -> None:
+    import re
+
+    text = page(a_report())
+    names = set(re.findall(r"""(?:src|href|action|data)\s*=\s*["']([^"'#][^"']*)""", text))
+    assert {name for name in names if not name.startswith("data:image/png;base64,")} == set()
+    assert not re.findall(r"url\((?!#)|@import|<script|<link|<iframe", text)
+    assert text.count("<svg") == text.count("</svg>") == 4
+    assert text.count("<img") == 3
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_report_tells_what_is_wrong() -> None:
+    report = a_report()
+    report.document["failures"] = [{"scenario": "clip-16", "backend": "torch", "reason": "frame 1 is <black>"}]
+    report.document["complete"] = False
+    text = page(report)
+    assert "clip-16 torch: frame 1 is &lt;black&gt;" in text
+    assert "STOPPED EARLY" in text
+
+
+def test_a_report_without_results_is_a_page() -> None:
+    document = a_result()
+    document["scenarios"] = []
+    assert page(Report(document)).endswith("</body></html>")
+
+
+def test_the_schema_refuses() -> None:
+    VALIDATOR.check_schema(VALIDATOR.schema)
+    VALIDATOR.validate(a_result())
+    for wrong in ({"schema_version": 1}, {"rates": {"copy_gb_per_s": 0}}, {"scenarios": [{}]}, {"more": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            VALIDATOR.validate(a_result() | wrong)
+
+
+def test_matplotlib_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(UnavailableError, match="need matplotlib"):
+        plots.load_matplotlib()
