@@ -37,7 +37,7 @@ def _segments_of(scenario: Scenario) -> list[Segment]:
 
 
 def detail_pixels(frames: Tensor, segments: Sequence[Segment], feather_px: int, vae: StandInVae) -> Tensor:
-    """What ``reference_way.detail`` computes, with the detailer's own parts: one copy of the frames, the VAE in batches,
+    """What ``reference_way.detail`` computes, with the detailer's own parts: one copy of the frames, the VAE in batches;
     all of it where the VAE is."""
     canvas = open_canvas(frames, vae, hooked=False)
     for segment in segments:
