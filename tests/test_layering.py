@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "detailer": {"errors", "checks", "segs", "geometry", "ops", "backends", "sampling"},
     "media": {"errors", "segs", "geometry"},
     "detect": {"errors", "segs", "geometry", "media"},
+    "comfyui": {"errors", "segs", "models", "backends", "trt", "sampling", "detailer", "__version__"},
     "__main__": {"cli"},
     "cli": {
         "errors",
@@ -33,6 +34,7 @@ MAY_IMPORT = {
         "detailer",
         "media",
         "detect",
+        "comfyui",
         "__version__",
         "_C",
     },
@@ -68,3 +70,17 @@ def test_imports_go_down() -> None:
 def test_only_native_imports_the_extension() -> None:
     importers = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if "_C" in imports_of(p)}
     assert importers <= {"ops/native.py", "cli/doctor.py"}
+
+
+def test_only_the_host_names_comfyui() -> None:
+    """All of ComfyUI that is called stands in one file, which a test can replace whole."""
+    theirs = {"comfy", "comfy_extras", "nodes", "latent_preview", "folder_paths", "execution", "server"}
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.partition(".")[0] in theirs for name in names):
+                importers.add(path.relative_to(PACKAGE).as_posix())
+    assert importers == {"comfyui/host.py"}

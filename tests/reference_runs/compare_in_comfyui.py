@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""The Impact Pack's node and ours, in one real ComfyUI, fed the same objects; prints how far apart they are.
+
+    PYTHON_OF_COMFYUI compare_in_comfyui.py PATH_TO_COMFYUI [CASE ...]
+
+The checkout needs ComfyUI-Impact-Pack, ComfyUI-AnimateDiff-Evolved and ComfyUI-Advanced-ControlNet in custom_nodes.
+Exits 1 where a case is past the tolerance of golden/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "python")]
+import real_comfyui as real  # noqa: E402
+
+FRAMES, HEIGHT, WIDTH = 6, 80, 112
+
+
+@dataclass
+class Case:
+    """What differs from a plain run. pipes: makes MODEL and refiner MODEL of a ``Tiny``"""
+
+    model: Callable[[Tiny], Any] = lambda tiny: tiny.unet("tiny_sd15")
+    refiner: Callable[[Tiny], Any] | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    controlled: bool = False
+    hooked: bool = False
+    scheduled: bool = False
+    run: str = "comfyui"
+
+
+class Tiny:
+    """The tiny checkpoints in this ComfyUI, and the packs' nodes over them."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        real.write_tiny_checkpoints(folder)
+        real.prepare(root)
+        import torch
+
+        torch.set_num_threads(1)
+        import comfy.utils
+        import folder_paths
+
+        comfy.utils.set_progress_bar_enabled(False)
+        for kind in ("checkpoints", "loras", "controlnet", "animatediff_models", "animatediff_motion_lora"):
+            folder_paths.add_model_folder_path(kind, str(folder))
+        self.ade = real.load_pack(root, real.ADE).NODE_CLASS_MAPPINGS
+        real.load_pack(root, real.ACN)
+        real.load_impact(root)
+        real.use_tiny_sizes()
+        self.folder = folder
+        self.vae = real.load_tiny_vae(folder / "tiny_sd15.safetensors")
+
+    def unet(self, name: str) -> Any:
+        return real.load_unet(self.folder / f"{name}.safetensors")
+
+    def with_motion(self, model: Any, name: str, context_length: int = 0, **strengths: Any) -> Any:
+        motion = self.ade["ADE_LoadAnimateDiffModel"]().load_motion_model(f"{name}.safetensors")[0]
+        applied = self.ade["ADE_ApplyAnimateDiffModelSimple"]().apply_motion_model(motion, **strengths)[0]
+        context = None
+        if context_length:
+            options = self.ade["ADE_StandardStaticContextOptions"]()
+            context = options.create_options(context_length=context_length, context_overlap=2)[0]
+        evolved = self.ade["ADE_UseEvolvedSampling"]()
+        return evolved.use_evolved_sampling(model, "autoselect", m_models=applied, context_options=context)[0]
+
+    def with_lora(self, model: Any, strength: float) -> Any:
+        import comfy.sd
+        import comfy.utils
+
+        lora = comfy.utils.load_torch_file(str(self.folder / "tiny_lora.safetensors"))
+        return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
+
+    def control(self, image: Any = None) -> Any:
+        import comfy.controlnet
+        from impact import core
+
+        network = comfy.controlnet.load_controlnet(str(self.folder / "tiny_controlnet.safetensors"))
+        return core.ControlNetAdvancedWrapper(network, 0.8, 0.0, 0.7, None)
+
+
+class _Redder:
+    """A DETAILER_HOOK; of the Impact Pack's kind, so that its own nodes could hold it."""
+
+    def __new__(cls) -> Any:
+        from impact import hooks
+
+        class Redder(hooks.DetailerHook):
+            def post_paste(self, image: Any) -> Any:
+                image = image.clone()
+                image[..., 0] = 0.9 * image[..., 0] + 0.1
+                return image
+
+        return Redder()
+
+
+def linear_schedule(model: Any, sampler_name: str, steps: int) -> Any:
+    """A SCHEDULER_FUNC."""
+    import torch
+
+    return torch.cat([torch.linspace(9.0, 0.2, steps), torch.zeros(1)])
+
+
+def cases() -> dict[str, Case]:
+    v2 = lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_v2")  # noqa: E731
+    v3 = lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_v3")  # noqa: E731
+    windows = lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_v3", 4)  # noqa: E731
+    lora = lambda tiny: tiny.with_lora(tiny.unet("tiny_sd15"), 0.8)  # noqa: E731
+    refiner = lambda tiny: tiny.unet("tiny_refiner")  # noqa: E731
+    return {
+        "no motion": Case(),
+        "motion v1": Case(lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_v1")),
+        "motion v2": Case(v2),
+        "motion v3": Case(v3),
+        "context windows": Case(windows),
+        "LoRA on the MODEL": Case(lora),
+        "LoRA and motion": Case(lambda tiny: tiny.with_lora(v3(tiny), 0.8)),
+        "refiner": Case(refiner=refiner, inputs={"refiner_ratio": 0.5}),
+        "refiner and motion": Case(
+            v2, lambda tiny: tiny.with_motion(tiny.unet("tiny_refiner"), "tiny_mm_v2"), {"refiner_ratio": 0.4}
+        ),
+        "ControlNet SEG": Case(controlled=True),
+        "ControlNet SEG and windows": Case(windows, controlled=True),
+        "noise mask 0": Case(inputs={"noise_mask_feather": 0}),
+        "noise mask 30": Case(inputs={"noise_mask_feather": 30}),
+        "hook": Case(hooked=True),
+        "scheduler func": Case(scheduled=True),
+        "dpmpp_2m_sde karras": Case(inputs={"sampler_name": "dpmpp_2m_sde", "scheduler": "karras"}),
+        "uni_pc AYS SD1": Case(inputs={"sampler_name": "uni_pc", "scheduler": "AYS SD1"}),
+        "euler_ancestral GITS": Case(inputs={"sampler_name": "euler_ancestral", "scheduler": "GITS[coeff=1.2]"}),
+    }
+
+
+def inputs_of(case: Case, tiny: Tiny) -> dict[str, Any]:
+    """The node's inputs; what a run could change (the frames) is made anew for each."""
+    import numpy as np
+    import torch
+    from impact.core import SEG
+
+    random = torch.Generator().manual_seed(3)
+    frames = (torch.rand(FRAMES, HEIGHT, WIDTH, 3, generator=random) * 255).round() / 255
+    segs = []
+    for region, bbox in (((8, 4, 64, 60), (18, 14, 54, 50)), ((40, 20, 104, 76), (56, 32, 92, 64))):
+        x1, y1, x2, y2 = region
+        mask = np.zeros((y2 - y1, x2 - x1), np.float32)
+        mask[bbox[1] - y1 : bbox[3] - y1, bbox[0] - x1 : bbox[2] - x1] = 1
+        segs.append(SEG(None, mask, 0.9, region, bbox, "face", tiny.control() if case.controlled else None))
+
+    def conditioning(seed: int) -> Any:
+        return [[torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)), {}]]
+
+    def pipe(model: Any, seed: int) -> Any:
+        return model, "clip", tiny.vae, conditioning(seed), conditioning(seed + 1)
+
+    return {
+        "image_frames": frames,
+        "segs": ((HEIGHT, WIDTH), segs),
+        "guide_size": 64, "guide_size_for": True, "max_size": 96,
+        "seed": 1234, "steps": 4, "cfg": 6.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.6,
+        "feather": 5,
+        "basic_pipe": pipe(case.model(tiny), 1),
+        "refiner_ratio": 0.2,
+        "detailer_hook": _Redder() if case.hooked else None,
+        "refiner_basic_pipe_opt": None if case.refiner is None else pipe(case.refiner(tiny), 5),
+        "noise_mask_feather": 20,
+        "scheduler_func_opt": linear_schedule if case.scheduled else None,
+    } | case.inputs  # fmt: skip
+
+
+def compare(case: Case, tiny: Tiny) -> tuple[float, float, float, bool, tuple[float, float]]:
+    """max, share within 1e-3, mean difference, whether they agree, seconds of both."""
+    import torch
+    from impact.animatediff_nodes import DetailerForEachPipeForAnimateDiff as Theirs
+
+    from animdetail_trt.comfyui.nodes import DetailerForEachPipeForAnimateDiff as Ours
+
+    outputs, seconds = [], []
+    for node in (Theirs, Ours):
+        given = inputs_of(case, tiny)
+        torch.manual_seed(55)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            outputs.append(node().doit(**given))
+        seconds.append(time.perf_counter() - start)
+    (image, segs, _, shown), (our_image, our_segs, _, our_shown) = outputs
+    difference = (image - our_image).abs()
+    most, share, mean = float(difference.max()), float((difference <= 1e-3).float().mean()), float(difference.mean())
+    same = most <= 2 / 255 and share >= 0.97 and mean <= 1.5e-4
+    same &= segs[0] == our_segs[0] and len(segs[1]) == len(our_segs[1]) and len(shown) == len(our_shown)
+    for seg, our_seg in zip(segs[1], our_segs[1], strict=True):
+        crops = torch.as_tensor(seg.cropped_image) - torch.as_tensor(our_seg.cropped_image)
+        same &= float(crops.abs().max()) <= 2 / 255 and float(crops.abs().mean()) <= 1.5e-4
+    for pictures, our_pictures in zip(shown, our_shown, strict=True):
+        same &= float((torch.as_tensor(pictures) - our_pictures).abs().max()) <= 2 / 255  # crops of pasted frames
+    changed = float((image - inputs_of(case, tiny)["image_frames"]).abs().max()) > 0.05
+    return most, share, mean, same and changed, (seconds[0], seconds[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comfyui", type=Path)
+    parser.add_argument("case", nargs="*", help="names of cases; default: all")
+    parser.add_argument("--checkpoints", type=Path, help="where the tiny checkpoints lie or are written")
+    args = parser.parse_args()
+    folder = args.checkpoints or Path(tempfile.gettempdir()) / "animdetail-tiny"
+    tiny = Tiny(args.comfyui.resolve(), folder.resolve())
+    logging.disable(logging.WARNING)
+    wrong = 0
+    print(f"{'case':28} {'max':>9} {'<= 1e-3':>8} {'mean':>9} {'theirs s':>9} {'ours s':>7}  agree", file=sys.stderr)
+    for name, case in cases().items():
+        if args.case and name not in args.case:
+            continue
+        most, share, mean, same, (theirs_s, ours_s) = compare(case, tiny)
+        wrong += not same
+        line = (
+            f"{name:28} {most:9.2e} {share:8.2%} {mean:9.2e} {theirs_s:9.2f} {ours_s:7.2f}  {'yes' if same else 'NO'}"
+        )
+        print(line, file=sys.stderr, flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
