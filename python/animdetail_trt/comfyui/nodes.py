@@ -9,13 +9,12 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
 from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, settings_of, with_settings
+from animdetail_trt.comfyui.swap import PREFIX
 from animdetail_trt.comfyui.vae import HostVae
 from animdetail_trt.detailer import detailer
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff as MaskToSegs
 
 CATEGORY = "animdetail"
-PREFIX = "AnimDetail_"
-"""Before the reference's class names: MaskToSEGS_for_AnimateDiff is AnimDetail_MaskToSEGS_for_AnimateDiff here."""
 
 Inputs = dict[str, Any]
 

@@ -120,7 +120,8 @@ class Hooks:
         foreign = sampling.model if isinstance(sampling.model, ForeignModel) else None
         returned = self._call(
             "pre_ksample", sampling.model if foreign is None else foreign.original,
-            s.seed, s.steps, s.cfg, s.sampler_name, s.scheduler, sampling.positive, sampling.negative, _latent_of(samples, mask), s.denoise,
+            s.seed, s.steps, s.cfg, s.sampler_name, s.scheduler,
+            sampling.positive, sampling.negative, _latent_of(samples, mask), s.denoise,
         )  # fmt: skip
         try:
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, _, denoise = returned
