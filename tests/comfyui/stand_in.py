@@ -18,7 +18,7 @@ from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample_part
 from animdetail_trt.sampling.schedules import schedule_sigmas
 
 
-class Interrupted(Exception):
+class InterruptedByUserError(Exception):
     """ComfyUI's InterruptProcessingException."""
 
 
@@ -112,7 +112,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, interface: dict[str, Any]) -> Seen:
 
     def throw_if_interrupted() -> None:
         if seen.interrupt_at is not None and seen.progress and seen.progress[-1][0] >= seen.interrupt_at:
-            raise Interrupted
+            raise InterruptedByUserError
 
     class ProgressBar:
         def __init__(self, total: int) -> None:

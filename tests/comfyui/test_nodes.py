@@ -93,7 +93,7 @@ def test_interrupt_stops_within_a_step(
     nodes: dict[str, Any], seen: stand_in.Seen, tiny: Path, pipe: adt.BasicPipe
 ) -> None:
     seen.interrupt_at = 2
-    with pytest.raises(stand_in.Interrupted):
+    with pytest.raises(stand_in.InterruptedByUserError):
         nodes["AnimDetail_DetailerForEachPipeForAnimateDiff"]().doit(**_simple(tiny, seen, pipe))
     assert seen.progress == [(1, 8), (2, 8)]
 
@@ -174,7 +174,7 @@ def test_improved_mode_calls_all_of_a_hook(
     class Hook:
         def pre_ksample(self, model: Any, *values: Any) -> Any:
             given.append(model)
-            seed, steps, *rest = values
+            seed, _, *rest = values
             return model, seed, 2, *rest
 
         def post_paste(self, frames: Any) -> Any:

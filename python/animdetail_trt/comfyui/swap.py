@@ -1,4 +1,4 @@
-"""Workflows between the Impact Pack's nodes and ours: the same inputs in the same order, so a name is all that changes."""
+"""Workflows between the Impact Pack's nodes and ours: with the same inputs in the same order, only names change."""
 
 from __future__ import annotations
 
