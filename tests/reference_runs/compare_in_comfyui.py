@@ -35,7 +35,6 @@ class Case:
     controlled: bool = False
     hooked: bool = False
     scheduled: bool = False
-    run: str = "comfyui"
 
 
 class Tiny:
@@ -140,11 +139,13 @@ def cases() -> dict[str, Case]:
     }
 
 
-def inputs_of(case: Case, tiny: Tiny) -> dict[str, Any]:
+def inputs_of(case: Case, tiny: Tiny, run: str) -> dict[str, Any]:
     """The node's inputs; what a run could change (the frames) is made anew for each."""
     import numpy as np
     import torch
     from impact.core import SEG
+
+    from animdetail_trt.comfyui.nodes import DetailerSettingsNode
 
     random = torch.Generator().manual_seed(3)
     frames = (torch.rand(FRAMES, HEIGHT, WIDTH, 3, generator=random) * 255).round() / 255
@@ -159,6 +160,7 @@ def inputs_of(case: Case, tiny: Tiny) -> dict[str, Any]:
         return [[torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)), {}]]
 
     def pipe(model: Any, seed: int) -> Any:
+        (model,) = DetailerSettingsNode().doit(model, reference_mode=True, run=run, precision="auto", vae_frames=0)
         return model, "clip", tiny.vae, conditioning(seed), conditioning(seed + 1)
 
     return {
@@ -176,7 +178,27 @@ def inputs_of(case: Case, tiny: Tiny) -> dict[str, Any]:
     } | case.inputs  # fmt: skip
 
 
-def compare(case: Case, tiny: Tiny) -> tuple[float, float, float, bool, tuple[float, float]]:
+class Calls:
+    """Counts the UNet calls that went to our runner, and those that ComfyUI's own model took over."""
+
+    def __init__(self) -> None:
+        from animdetail_trt.comfyui.accelerate import Accelerated
+
+        self.made: list[Any] = []
+        original = Accelerated.__init__
+
+        def noted(accelerated: Any, *args: Any) -> None:
+            original(accelerated, *args)
+            self.made.append(accelerated)
+
+        Accelerated.__init__ = noted
+
+    def taken(self) -> tuple[int, int]:
+        made, self.made = self.made, []
+        return sum(one.calls for one in made), sum(one.fallbacks for one in made)
+
+
+def compare(case: Case, tiny: Tiny, run: str) -> tuple[float, float, float, bool, tuple[float, float]]:
     """max, share within 1e-3, mean difference, whether they agree, seconds of both."""
     import torch
     from impact.animatediff_nodes import DetailerForEachPipeForAnimateDiff as Theirs
@@ -185,7 +207,7 @@ def compare(case: Case, tiny: Tiny) -> tuple[float, float, float, bool, tuple[fl
 
     outputs, seconds = [], []
     for node in (Theirs, Ours):
-        given = inputs_of(case, tiny)
+        given = inputs_of(case, tiny, run)
         torch.manual_seed(55)
         start = time.perf_counter()
         with torch.inference_mode():
@@ -201,7 +223,7 @@ def compare(case: Case, tiny: Tiny) -> tuple[float, float, float, bool, tuple[fl
         same &= float(crops.abs().max()) <= 2 / 255 and float(crops.abs().mean()) <= 1.5e-4
     for pictures, our_pictures in zip(shown, our_shown, strict=True):
         same &= float((torch.as_tensor(pictures) - our_pictures).abs().max()) <= 2 / 255  # crops of pasted frames
-    changed = float((image - inputs_of(case, tiny)["image_frames"]).abs().max()) > 0.05
+    changed = float((image - inputs_of(case, tiny, run)["image_frames"]).abs().max()) > 0.05
     return most, share, mean, same and changed, (seconds[0], seconds[1])
 
 
@@ -210,20 +232,27 @@ def main() -> int:
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("case", nargs="*", help="names of cases; default: all")
     parser.add_argument("--checkpoints", type=Path, help="where the tiny checkpoints lie or are written")
+    parser.add_argument("--run", default="comfyui", choices=("comfyui", "torch", "onnxruntime"), help="of the UNet")
     args = parser.parse_args()
     folder = args.checkpoints or Path(tempfile.gettempdir()) / "animdetail-tiny"
     tiny = Tiny(args.comfyui.resolve(), folder.resolve())
-    logging.disable(logging.WARNING)
-    wrong = 0
-    print(f"{'case':28} {'max':>9} {'<= 1e-3':>8} {'mean':>9} {'theirs s':>9} {'ours s':>7}  agree", file=sys.stderr)
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("animdetail_trt").setLevel(logging.INFO)
+    for name in ("AnimateDiffEvo", "AnimateDiff", "Advanced-ControlNet"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    wrong, counted = 0, Calls()
+    print(
+        f"{'case':28} {'max':>9} {'<= 1e-3':>8} {'mean':>9} {'theirs s':>9} {'ours s':>7}  agree  calls back",
+        file=sys.stderr,
+    )
     for name, case in cases().items():
         if args.case and name not in args.case:
             continue
-        most, share, mean, same, (theirs_s, ours_s) = compare(case, tiny)
+        most, share, mean, same, (theirs_s, ours_s) = compare(case, tiny, args.run)
+        calls, fallbacks = counted.taken()
+        same &= args.run == "comfyui" or (calls > 0 and fallbacks == 0)
         wrong += not same
-        line = (
-            f"{name:28} {most:9.2e} {share:8.2%} {mean:9.2e} {theirs_s:9.2f} {ours_s:7.2f}  {'yes' if same else 'NO'}"
-        )
+        line = f"{name:28} {most:9.2e} {share:8.2%} {mean:9.2e} {theirs_s:9.2f} {ours_s:7.2f}  {'yes' if same else 'NO'} {calls:>6} {fallbacks:>4}"
         print(line, file=sys.stderr, flush=True)
     return 1 if wrong else 0
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts
+
 OnLatent = Callable[[int, Tensor], None]
 """Called after each step with its number, from 0, and the estimate of the clean latent, as the model sees it."""
 
@@ -196,6 +198,12 @@ def attach(model: Any, key: str, value: Any) -> Any:
     return clone
 
 
+def keep(model: Any, key: str, value: Any) -> None:
+    """Put ``value`` on MODEL itself; it changes nothing of what MODEL computes."""
+    if hasattr(model, "set_attachments"):
+        model.set_attachments(key, value)
+
+
 def attachment(model: Any, key: str) -> Any:
     """What ``attach`` put there, else None."""
     return model.get_attachment(key) if hasattr(model, "get_attachment") else None
@@ -206,3 +214,219 @@ def inference_device() -> torch.device:
 
     device: torch.device = comfy.model_management.get_torch_device()
     return device
+
+
+_ADE = "ADE"
+_ADE_PATCH = "forward_timestep_embed_patch_ade"  # runs the motion modules, which our UNet has inside
+_INNER_WRAPPERS = ("apply_model", "diffusion_model")
+# What an attachment of AnimateDiff-Evolved's motion model holds where a special input is in effect.
+_ADE_INPUTS = {
+    "orig_img_latents": "AnimateLCM-I2V pictures",
+    "orig_camera_entries": "CameraCtrl",
+    "orig_pia_images": "PIA pictures",
+    "orig_fancy_images": "FancyVideo pictures",
+    "orig_RT": "MotionCtrl",
+    "per_block_list": "a strength for each block",
+}
+
+
+def facts_of(model: Any) -> ModelFacts:
+    """What ``facts.why_not`` decides on. A MODEL that is not made as ComfyUI's own is of no known family."""
+    try:
+        return _facts_of(model)
+    except AttributeError as error:
+        return ModelFacts(f"unknown ({error})", 0)
+
+
+def _facts_of(model: Any) -> ModelFacts:
+    config = model.model.model_config
+    options = model.model_options.get("transformer_options", {})
+    motion = model.get_additional_models_with_key(_ADE)
+    others = [key for key, models in model.additional_models.items() if models and key not in (_ADE, RUNNER_KEY)]
+    return ModelFacts(
+        family=type(config).__name__,
+        in_channels=int(config.unet_config["in_channels"]),
+        patches=patch_names(options),
+        wrappers=_wrapper_names(model.wrappers) + wrapper_names(options),
+        objects=tuple(model.object_patches) + tuple(f"weights of {key}" for key in model.weight_wrapper_patches),
+        injections=tuple(key for key, made in model.injections.items() if made and key != _ADE) + tuple(others),
+        hooked=bool(model.hook_patches or model.forced_hooks),
+        motion=tuple(_motion_facts(patcher) for patcher in motion),
+        special=_ade_special(model) if motion else (),
+    )
+
+
+def patch_names(transformer_options: dict[str, Any]) -> tuple[str, ...]:
+    """Patches into the UNet's forward pass, AnimateDiff-Evolved's own aside."""
+    found = []
+    for name, patches in transformer_options.get("patches", {}).items():
+        own = [
+            patch for patch in patches if isinstance(patch, tuple) and getattr(patch[1], "__name__", "") == _ADE_PATCH
+        ]
+        if len(own) < len(patches):
+            found.append(name)
+    found += [f"{name} replaced" for name, patches in transformer_options.get("patches_replace", {}).items() if patches]
+    return tuple(found)
+
+
+def wrapper_names(transformer_options: dict[str, Any]) -> tuple[str, ...]:
+    """Wrappers around the UNet's call, AnimateDiff-Evolved's norms over the window aside, which our UNet has."""
+    return _wrapper_names(transformer_options.get("wrappers", {}))
+
+
+def _wrapper_names(wrappers: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{kind} {key}" if key else kind
+        for kind in _INNER_WRAPPERS
+        for key, functions in wrappers.get(kind, {}).items()
+        if functions and key != "ADE_groupnormed_diffusion_model"
+    )
+
+
+def _motion_facts(patcher: Any) -> MotionFacts:
+    info, attached = patcher.model.mm_info, patcher.get_attachment(_ADE)
+    special = [words for name, words in _ADE_INPUTS.items() if getattr(attached, name, None) is not None]
+    if attached.timestep_percent_range != (0.0, 1.0):
+        special.append("a part of the schedule that it acts in")
+    if any(not keyframe.default for keyframe in attached.keyframes.keyframes):
+        special.append("keyframes")
+    if patcher.hook_patches:
+        special.append("hooks")
+    if getattr(patcher.model, "img_encoder", None) is not None:
+        special.append("a picture encoder")
+    return MotionFacts(
+        str(info.mm_format), str(info.mm_version), _number(attached.scale_multival), _number(attached.effect_multival),
+        tuple(special),
+    )  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    """Of a strength: 1 where it is not set, None where it is a tensor."""
+    if value is None:
+        return 1.0
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _ade_special(model: Any) -> tuple[str, ...]:
+    params = model.get_attachment("ADE_params")
+    if params is None:
+        return ()
+    found = [] if params.apply_v2_properly else ["run v2 motion models in the old way"]
+    context = params.context_options
+    if getattr(context, "view_options", None) is not None:
+        found.append("views inside of context windows")
+    extras = getattr(context, "extras", None)
+    found += [name for name in ("context_ref", "naive_reuse") if getattr(extras, name, None) is not None]
+    return tuple(found)
+
+
+def weights_id(model: Any) -> tuple[Any, ...]:
+    """Changes where the effective weights of MODEL or of its motion model do."""
+    return (id(model.model), model.patches_uuid, *((id(m.model), m.patches_uuid) for m in _motion_patchers(model)))
+
+
+def _motion_patchers(model: Any) -> list[Any]:
+    return list(model.get_additional_models_with_key(_ADE))
+
+
+def unet_weights(model: Any) -> dict[str, Tensor]:
+    """The UNet's effective weights on the CPU, by their names in a single-file checkpoint."""
+    weights = _effective(model, "diffusion_model.")
+    return {f"model.{key}": value for key, value in weights.items() if ".temporal_transformer." not in key}
+
+
+def motion_weights(model: Any) -> dict[str, Tensor] | None:
+    """The effective weights of its motion model on the CPU, in the original layout; None where it has none."""
+    patchers = _motion_patchers(model)
+    return _effective(patchers[0], "") if patchers else None
+
+
+def _effective(patcher: Any, prefix: str) -> dict[str, Tensor]:
+    """Weights with their patches merged by ComfyUI's own arithmetic, on copies."""
+    import comfy.lora
+
+    merged = {}
+    for key, (first, *patches) in patcher.get_key_patches(prefix).items():
+        weight, convert = first if isinstance(first, tuple) else (first, None)
+        if convert is not None:
+            weight = convert(weight, inplace=False)
+        if patches:
+            weight = comfy.lora.calculate_weight(patches, weight.to("cpu", torch.float32, copy=True), key).to(
+                weight.dtype
+            )
+        merged[key] = weight.detach().to("cpu")
+    return merged
+
+
+def model_dtype(model: Any) -> torch.dtype:
+    """What MODEL computes in."""
+    dtype: torch.dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
+    return dtype
+
+
+def hooks_active(base_model: Any) -> bool:
+    """Whether the weights are at this moment changed by hooks of the conditioning."""
+    return getattr(getattr(base_model, "current_patcher", None), "current_hooks", None) is not None
+
+
+UNetWrapper = Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]
+
+
+def unet_wrapper(model: Any) -> UNetWrapper | None:
+    wrapper: UNetWrapper | None = model.model_options.get("model_function_wrapper")
+    return wrapper
+
+
+def with_unet_wrapper(model: Any, wrapper: UNetWrapper, patcher: Any) -> Any:
+    """A clone of MODEL whose UNet is called by ``wrapper``, and that is loaded together with ``patcher``."""
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(wrapper)
+    clone.set_additional_models(RUNNER_KEY, [patcher])
+    return clone
+
+
+RUNNER_KEY = "animdetail_trt.unet"
+
+
+def patcher_of_module(module: torch.nn.Module) -> Any:
+    """What ComfyUI's model management loads, moves and counts of a module of ours."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    holder = torch.nn.Module()  # on which it writes; a module of diffusers refuses that
+    holder.add_module("unet", module)
+    return comfy.model_patcher.ModelPatcher(
+        holder, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+    )
+
+
+def patcher_of_engine(close: Callable[[], None], size_bytes: int) -> Any:
+    """What ComfyUI's model management counts of an engine, which loads itself when it runs; ``close`` unloads it."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    class EnginePatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
+        def partially_load(self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False) -> int:
+            before = self.model.model_loaded_weight_memory
+            self.model.model_loaded_weight_memory = self.size
+            self.model.device = device_to
+            return int(self.size - before)
+
+        def partially_unload(self, device_to: Any, memory_to_free: float = 0) -> int:
+            freed = self.model.model_loaded_weight_memory
+            self.detach()
+            return int(freed)
+
+        def detach(self, unpatch_all: bool = True) -> Any:
+            if unpatch_all:  # else a clone takes over
+                close()
+                self.model.model_loaded_weight_memory = 0
+                self.model.device = self.offload_device
+            return self.model
+
+    holder = torch.nn.Module()
+    holder.name = "TensorRT engine"  # type: ignore[assignment]
+    management = comfy.model_management
+    return EnginePatcher(
+        holder, management.get_torch_device(), management.unet_offload_device(), size=max(1, size_bytes)
+    )

@@ -3,9 +3,11 @@ stay beside them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from animdetail_trt.comfyui import host
+from animdetail_trt.comfyui.accelerate import accelerate
 from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
 from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, settings_of, with_settings
@@ -206,6 +208,24 @@ class DetailerSettingsNode:
         return (with_settings(model, DetailerSettings(**values)),)
 
 
+class AccelerateModel:
+    DESCRIPTION = (
+        "The MODEL with its UNet in a TensorRT engine, for any sampler node. Where none fits, the MODEL as it is."
+    )
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "doit"
+    CATEGORY = CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
+        run = [name for name in RUN if name != "comfyui"]
+        return {"required": {"model": ("MODEL",), "run": (run,), "precision": (list(PRECISION),)}}
+
+    def doit(self, model: Any, run: str, precision: str) -> tuple[Any]:
+        accelerated, _ = accelerate(model, replace(settings_of(model), run=run, precision=precision))
+        return (accelerated,)
+
+
 class _Run:
     """One run of a detailer node: its pipes as the detailer takes them. Without refiner text encoder or conditioning
     the reference has no refiner, so neither has this."""
@@ -226,6 +246,7 @@ class _Run:
 
     def _opened(self, pipe: Any) -> tuple[Any, ...]:
         model, clip, vae, positive, negative = pipe
+        model, _ = accelerate(model, settings_of(model))
         return HostModel(model, self.progress), clip, HostVae(vae, self.settings.vae_frames), positive, negative
 
 
@@ -237,6 +258,7 @@ _NODES: dict[str, tuple[type, str]] = {
     f"{PREFIX}SEGSDetailerForAnimateDiff": (SEGSDetailerForAnimateDiff, "SEGSDetailer For AnimateDiff (SEGS/pipe)"),
     f"{PREFIX}SEGSPaste": (SEGSPaste, "SEGSPaste"),
     f"{PREFIX}MaskToSEGS_for_AnimateDiff": (MaskToSEGS_for_AnimateDiff, "MASK to SEGS for AnimateDiff"),
+    f"{PREFIX}AccelerateModel": (AccelerateModel, "Accelerate model (TensorRT)"),
     f"{PREFIX}Settings": (DetailerSettingsNode, "Detailer settings"),
 }
 NODE_CLASS_MAPPINGS: dict[str, type] = {key: node for key, (node, _) in _NODES.items()}
