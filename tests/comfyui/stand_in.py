@@ -64,6 +64,20 @@ class Model:
         return self.attachments.get(key)
 
 
+class ModelPatcher:
+    """What an engine is shown to model management as."""
+
+    def __init__(self, model: Any, load_device: Any, offload_device: Any, size: int = 0) -> None:
+        self.model, self.load_device, self.offload_device, self.size = model, load_device, offload_device, size
+        model.model_loaded_weight_memory = 0
+
+    def model_size(self) -> int:
+        return self.size
+
+    def loaded_size(self) -> int:
+        return int(self.model.model_loaded_weight_memory)
+
+
 class Vae:
     """VAE around one of this package."""
 
@@ -146,6 +160,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, interface: dict[str, Any]) -> Seen:
         throw_exception_if_processing_interrupted=throw_if_interrupted,
         get_torch_device=lambda: torch.device("cpu"),
         get_free_memory=lambda device: seen.free_bytes,
+        unet_offload_device=lambda: torch.device("cpu"),
     )
     utils = module("comfy.utils", ProgressBar=ProgressBar, PROGRESS_BAR_ENABLED=False)
     sample = module(
@@ -155,7 +170,16 @@ def enter(monkeypatch: pytest.MonkeyPatch, interface: dict[str, Any]) -> Seen:
     )
     k_sampling = module("comfy.k_diffusion.sampling")
     k_diffusion = module("comfy.k_diffusion", sampling=k_sampling)
-    module("comfy", samplers=samplers, model_management=management, utils=utils, sample=sample, k_diffusion=k_diffusion)
+    patcher = module("comfy.model_patcher", ModelPatcher=ModelPatcher)
+    module(
+        "comfy",
+        samplers=samplers,
+        model_management=management,
+        utils=utils,
+        sample=sample,
+        k_diffusion=k_diffusion,
+        model_patcher=patcher,
+    )
     module("nodes", MAX_RESOLUTION=16384)
     module("latent_preview", get_previewer=lambda device, latent_format: Previewer())
     module("comfy_extras")

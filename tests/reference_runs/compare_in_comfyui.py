@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The Impact Pack's node and ours, in one real ComfyUI, fed the same objects; prints how far apart they are.
 
-    PYTHON_OF_COMFYUI compare_in_comfyui.py PATH_TO_COMFYUI [CASE ...]
+    PYTHON_OF_COMFYUI compare_in_comfyui.py PATH_TO_COMFYUI [--run torch] [--case "motion v2"]
 
 The checkout needs ComfyUI-Impact-Pack, ComfyUI-AnimateDiff-Evolved and ComfyUI-Advanced-ControlNet in custom_nodes.
 Exits 1 where a case is past the tolerance of golden/README.md.
@@ -230,7 +230,7 @@ def compare(case: Case, tiny: Tiny, run: str) -> tuple[float, float, float, bool
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path)
-    parser.add_argument("case", nargs="*", help="names of cases; default: all")
+    parser.add_argument("--case", action="append", help="name of a case; several; default: all")
     parser.add_argument("--checkpoints", type=Path, help="where the tiny checkpoints lie or are written")
     parser.add_argument("--run", default="comfyui", choices=("comfyui", "torch", "onnxruntime"), help="of the UNet")
     args = parser.parse_args()
@@ -252,7 +252,8 @@ def main() -> int:
         calls, fallbacks = counted.taken()
         same &= args.run == "comfyui" or (calls > 0 and fallbacks == 0)
         wrong += not same
-        line = f"{name:28} {most:9.2e} {share:8.2%} {mean:9.2e} {theirs_s:9.2f} {ours_s:7.2f}  {'yes' if same else 'NO'} {calls:>6} {fallbacks:>4}"
+        line = f"{name:28} {most:9.2e} {share:8.2%} {mean:9.2e} {theirs_s:9.2f} {ours_s:7.2f}"
+        line += f"  {'yes' if same else 'NO':>5} {calls:>6} {fallbacks:>4}"
         print(line, file=sys.stderr, flush=True)
     return 1 if wrong else 0
 

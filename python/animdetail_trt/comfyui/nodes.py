@@ -226,6 +226,59 @@ class AccelerateModel:
         return (accelerated,)
 
 
+class Engines:
+    DESCRIPTION = (
+        "Builds the TensorRT engine of this MODEL (its LoRAs merged, its motion model inside) once, and loads it from "
+        "then on. Building takes minutes, and the GPU."
+    )
+    RETURN_TYPES = ("MODEL", "STRING")
+    RETURN_NAMES = ("model", "report")
+    FUNCTION = "doit"
+    CATEGORY = CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
+        def side(default: int) -> Any:
+            return ("INT", {"default": default, "min": 64, "max": 4096, "step": 8})
+
+        def frames(default: int) -> Any:
+            return ("INT", {"default": default, "min": 1, "max": 256})
+
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "action": (["load", "build where there is none"],),
+                "precision": (list(PRECISION),),
+                "least_side": side(256),
+                "best_side": side(512),
+                "most_side": side(1024),
+                "least_frames": frames(1),
+                "best_frames": frames(16),
+                "most_frames": frames(32),
+                "controlnet": ("BOOLEAN", {"default": False, "tooltip": "It takes a ControlNet too."}),
+                "frame_prompts": ("BOOLEAN", {"default": False, "tooltip": "It takes a prompt for each frame too."}),
+            }
+        }
+
+    def doit(
+        self, model: Any, action: str, precision: str, controlnet: bool, frame_prompts: bool, **ends: int
+    ) -> tuple[Any, str]:
+        settings = replace(settings_of(model), run="auto", precision=precision)
+        report = ""
+        if action != "load":
+            from animdetail_trt.comfyui.build import Sizes, build_engine
+            from animdetail_trt.models.engines import UNetVariant
+            from animdetail_trt.trt.profile import Range
+
+            side, frames = (
+                Range(ends[f"least_{name}"], ends[f"best_{name}"], ends[f"most_{name}"]) for name in ("side", "frames")
+            )
+            variant = UNetVariant(controlnet=controlnet, frame_prompts=frame_prompts)
+            report = build_engine(model, settings, Sizes(side, frames), variant) + "; "
+        loaded, reason = accelerate(model, settings)
+        return loaded, report + ("the UNet runs in the engine" if reason is None else f"ComfyUI runs it: {reason}")
+
+
 class _Run:
     """One run of a detailer node: its pipes as the detailer takes them. Without refiner text encoder or conditioning
     the reference has no refiner, so neither has this."""
@@ -258,6 +311,7 @@ _NODES: dict[str, tuple[type, str]] = {
     f"{PREFIX}SEGSDetailerForAnimateDiff": (SEGSDetailerForAnimateDiff, "SEGSDetailer For AnimateDiff (SEGS/pipe)"),
     f"{PREFIX}SEGSPaste": (SEGSPaste, "SEGSPaste"),
     f"{PREFIX}MaskToSEGS_for_AnimateDiff": (MaskToSEGS_for_AnimateDiff, "MASK to SEGS for AnimateDiff"),
+    f"{PREFIX}Engines": (Engines, "TensorRT engines (build / load)"),
     f"{PREFIX}AccelerateModel": (AccelerateModel, "Accelerate model (TensorRT)"),
     f"{PREFIX}Settings": (DetailerSettingsNode, "Detailer settings"),
 }

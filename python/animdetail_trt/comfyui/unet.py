@@ -71,7 +71,11 @@ def read_weights(model: Any, facts: ModelFacts) -> Weights:
 
 
 def dtype_of(model: Any, settings: DetailerSettings) -> torch.dtype:
-    return _DTYPES[settings.precision] if settings.precision != "auto" else host.model_dtype(model)
+    """What the UNet is to compute in; of a model kept in 8 bits, float16."""
+    if settings.precision != "auto":
+        return _DTYPES[settings.precision]
+    dtype = host.model_dtype(model)
+    return dtype if dtype in _DTYPES.values() else torch.float16
 
 
 def make_runner(model: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:
