@@ -138,7 +138,7 @@ def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool) ->
     if not bool((t == t[0]).all()):
         raise EngineError("the frames are at different noise levels")
     frames = _frames(options, len(x), motion)
-    if len(x) % frames or len(tokens) != len(x):
+    if not frames or len(x) % frames or len(tokens) != len(x):
         raise EngineError(f"a batch of {len(x)} frames and {len(tokens)} prompts is not of windows of {frames}")
     tokens = tokens.reshape(-1, frames, *tokens.shape[1:])
     if frames > 1 and torch.equal(tokens, tokens[:, :1].expand_as(tokens)):
@@ -147,9 +147,10 @@ def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool) ->
 
 
 def _frames(options: dict[str, Any], batch: int, motion: bool) -> int:
-    """Of a window, as AnimateDiff-Evolved tells it; without motion, those of a prompt."""
+    """Of a window, as AnimateDiff-Evolved tells it; without motion, those of a prompt. 0 where they do not divide."""
     if not motion:
-        return max(1, batch // max(1, len(options.get("cond_or_uncond", ()))))
+        prompts = max(1, len(options.get("cond_or_uncond", ())))
+        return 0 if batch % prompts else batch // prompts
     told = options.get("ad_params")
     if told is None:
         raise EngineError("AnimateDiff-Evolved does not say how many frames a window has")

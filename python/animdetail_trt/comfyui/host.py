@@ -5,7 +5,8 @@ Made against ComfyUI 0.3.64; only what its own nodes and other packs use is call
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -331,8 +332,7 @@ def _motion_patchers(model: Any) -> list[Any]:
 
 def unet_weights(model: Any) -> dict[str, Tensor]:
     """The UNet's effective weights on the CPU, by their names in a single-file checkpoint."""
-    weights = _effective(model, "diffusion_model.")
-    return {f"model.{key}": value for key, value in weights.items() if ".temporal_transformer." not in key}
+    return {f"model.{key}": value for key, value in _effective(model, "diffusion_model.").items()}
 
 
 def motion_weights(model: Any) -> dict[str, Tensor] | None:
@@ -346,7 +346,9 @@ def _effective(patcher: Any, prefix: str) -> dict[str, Tensor]:
     import comfy.lora
 
     merged = {}
-    for key, (first, *patches) in patcher.get_key_patches(prefix).items():
+    with _ejected(patcher):
+        found = patcher.get_key_patches(prefix)
+    for key, (first, *patches) in found.items():
         weight, convert = first if isinstance(first, tuple) else (first, None)
         if convert is not None:
             weight = convert(weight, inplace=False)
@@ -356,6 +358,33 @@ def _effective(patcher: Any, prefix: str) -> dict[str, Tensor]:
             )
         merged[key] = weight.detach().to("cpu")
     return merged
+
+
+@contextmanager
+def _ejected(patcher: Any) -> Iterator[None]:
+    """The model without what was injected into it: motion modules shift the names of the layers behind them.
+
+    Where a clone of ``patcher`` is loaded, it is the clone that knows of them.
+    """
+    import comfy.model_management
+
+    if not _holds_motion(patcher):
+        yield
+        if patcher.is_injected and _holds_motion(patcher):  # put in by a clone's memory of an earlier state
+            patcher.eject_model()
+        return
+    clones = (
+        other for other in comfy.model_management.loaded_models() if other.is_clone(patcher) and other.is_injected
+    )
+    owner = patcher if patcher.is_injected else next(clones, patcher)
+    with owner.use_ejected():
+        yield
+
+
+def _holds_motion(patcher: Any) -> bool:
+    """A MODEL, whose UNet it is; not a motion model by itself."""
+    layers = getattr(patcher.model, "diffusion_model", None)
+    return layers is not None and any(".temporal_transformer." in key for key in layers.state_dict())
 
 
 def model_dtype(model: Any) -> torch.dtype:
