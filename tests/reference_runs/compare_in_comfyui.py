@@ -40,9 +40,15 @@ class Case:
 class Tiny:
     """The tiny checkpoints in this ComfyUI, and the packs' nodes over them."""
 
+    tokens = 64
+
     def __init__(self, root: Path, folder: Path) -> None:
-        real.write_tiny_checkpoints(folder)
-        real.prepare(root)
+        self._open(root, folder, real.TINY_CHANNELS)
+        real.use_tiny_sizes()
+        self.vae = real.load_tiny_vae(folder / "tiny_sd15.safetensors")
+
+    def _open(self, root: Path, folder: Path, channels: tuple[int, ...]) -> None:
+        real.prepare(root, channels=channels)
         import torch
 
         torch.set_num_threads(1)
@@ -55,9 +61,7 @@ class Tiny:
         self.ade = real.load_pack(root, real.ADE).NODE_CLASS_MAPPINGS
         real.load_pack(root, real.ACN)
         real.load_impact(root)
-        real.use_tiny_sizes()
         self.folder = folder
-        self.vae = real.load_tiny_vae(folder / "tiny_sd15.safetensors")
 
     def unet(self, name: str) -> Any:
         return real.load_unet(self.folder / f"{name}.safetensors")
@@ -85,6 +89,23 @@ class Tiny:
 
         network = comfy.controlnet.load_controlnet(str(self.folder / "tiny_controlnet.safetensors"))
         return core.ControlNetAdvancedWrapper(network, 0.8, 0.0, 0.7, None)
+
+
+class Full(Tiny):
+    """A checkpoint and a motion module of full size, in one folder, in the tiny ones' place."""
+
+    tokens = 768
+
+    def __init__(self, root: Path, checkpoint: Path, motion: Path) -> None:
+        self._open(root, checkpoint.parent, real.FULL_CHANNELS)
+        self.checkpoint, self.motion = checkpoint, motion
+        self.vae = real.load_vae(checkpoint)
+
+    def unet(self, name: str) -> Any:
+        return real.load_unet(self.checkpoint)
+
+    def with_motion(self, model: Any, name: str, context_length: int = 0, **strengths: Any) -> Any:
+        return super().with_motion(model, self.motion.stem, context_length, **strengths)
 
 
 class _Redder:
@@ -157,7 +178,7 @@ def inputs_of(case: Case, tiny: Tiny, run: str) -> dict[str, Any]:
         segs.append(SEG(None, mask, 0.9, region, bbox, "face", tiny.control() if case.controlled else None))
 
     def conditioning(seed: int) -> Any:
-        return [[torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)), {}]]
+        return [[torch.randn(1, 77, tiny.tokens, generator=torch.Generator().manual_seed(seed)), {}]]
 
     def pipe(model: Any, seed: int) -> Any:
         (model,) = DetailerSettingsNode().doit(model, reference_mode=True, run=run, precision="auto", vae_frames=0)
@@ -233,9 +254,14 @@ def main() -> int:
     parser.add_argument("--case", action="append", help="name of a case; several; default: all")
     parser.add_argument("--checkpoints", type=Path, help="where the tiny checkpoints lie or are written")
     parser.add_argument("--run", default="comfyui", choices=("comfyui", "torch", "onnxruntime"), help="of the UNet")
+    parser.add_argument("--full", type=Path, nargs=2, metavar=("CHECKPOINT", "MOTION_MODULE"), help="full-size files")
     args = parser.parse_args()
     folder = args.checkpoints or Path(tempfile.gettempdir()) / "animdetail-tiny"
-    tiny = Tiny(args.comfyui.resolve(), folder.resolve())
+    if args.full:
+        tiny: Tiny = Full(args.comfyui.resolve(), *(path.resolve() for path in args.full))
+    else:
+        real.write_tiny_checkpoints(folder)
+        tiny = Tiny(args.comfyui.resolve(), folder.resolve())
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("animdetail_trt").setLevel(logging.INFO)
     for name in ("AnimateDiffEvo", "AnimateDiff", "Advanced-ControlNet"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import subprocess
 import sys
 import types
@@ -78,41 +79,49 @@ def _declare_operators() -> None:
 _KEPT: list[Any] = []  # a Library that is collected takes its operators along
 
 
-class _TinySource(importlib.machinery.SourceFileLoader):
-    """Reads AnimateDiff-Evolved with the channels of the tiny UNet: it has SD 1.5's in its source."""
+TINY_CHANNELS, FULL_CHANNELS = (32, 64, 64, 64), (320, 640, 1280, 1280)
+
+
+class _SizedSource(importlib.machinery.SourceFileLoader):
+    """Reads AnimateDiff-Evolved with another UNet's channels in the place of SD 1.5's, which its source has."""
+
+    channels = TINY_CHANNELS
 
     def get_code(self, fullname: str) -> Any:
         return compile(self.get_data(self.path), self.path, "exec", dont_inherit=True)
 
     def get_data(self, path: str) -> bytes:
-        source = Path(path).read_bytes()
+        source = Path(path).read_text(encoding="utf-8")
         for old, new in (
-            (b"layer_channels = (320, 640, 1280)", b"layer_channels = (32, 64, 64)"),
-            (b"layer_channels = (320, 640, 1280, 1280)", b"layer_channels = (32, 64, 64, 64)"),
-            (b"self.middle_channel = 1280", b"self.middle_channel = 64"),
+            (r"layer_channels = \(\d+, *\d+, *\d+\)", f"layer_channels = {self.channels[:3]}"),
+            (r"layer_channels = \(\d+, *\d+, *\d+, *\d+\)", f"layer_channels = {self.channels}"),
+            (r"self\.middle_channel = \d+", f"self.middle_channel = {self.channels[-1]}"),
         ):
-            source = source.replace(old, new)
-        return source
+            source, count = re.subn(old, new, source)
+            assert count == 1, f"{path} is another version: {old} is not in it"
+        return source.encode()
 
 
-class _TinyFinder:
-    def __init__(self, root: Path) -> None:
-        self.path = root / "custom_nodes" / ADE / "animatediff" / "motion_module_ad.py"
+class _SizedFinder:
+    def __init__(self, root: Path, channels: tuple[int, ...]) -> None:
+        self.path, self.channels = root / "custom_nodes" / ADE / "animatediff" / "motion_module_ad.py", channels
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if not fullname.endswith("animatediff.motion_module_ad"):
             return None
-        return importlib.util.spec_from_file_location(fullname, self.path, loader=_TinySource(fullname, str(self.path)))
+        loader = _SizedSource(fullname, str(self.path))
+        loader.channels = self.channels
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=loader)
 
 
-def prepare(root: Path, *arguments: str) -> None:
+def prepare(root: Path, *arguments: str, channels: tuple[int, ...] = TINY_CHANNELS) -> None:
     """Make ComfyUI's modules importable, as ``main.py --cpu`` does."""
     if not (root / "comfy" / "samplers.py").exists():
         sys.exit(f"error: {root} is no ComfyUI checkout: comfy/samplers.py is not in it")
     sys.path.insert(0, str(root))
     sys.argv = ["main.py", "--cpu", *arguments]
     stand_in_for_what_is_missing()
-    sys.meta_path.insert(0, _TinyFinder(root))
+    sys.meta_path.insert(0, _SizedFinder(root, channels))
     import comfy.options
 
     comfy.options.enable_args_parsing(True)
@@ -197,6 +206,18 @@ def load_unet(path: Path) -> Any:
     return comfy.model_patcher.ModelPatcher(
         model, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
+
+
+def load_vae(path: Path) -> Any:
+    """The VAE of a full-size checkpoint file, float32."""
+    import comfy.sd
+    import comfy.utils
+    import torch
+
+    prefix = "first_stage_model."
+    tensors = comfy.utils.load_torch_file(str(path))
+    tensors = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return comfy.sd.VAE(sd=tensors, dtype=torch.float32)
 
 
 def load_tiny_vae(path: Path) -> Any:
