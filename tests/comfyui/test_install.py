@@ -26,16 +26,25 @@ def comfyui(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A Python that imports all it is told to."""
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    return path
+
+
 def _contents(root: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
 
 
-def test_install_is_one_file_and_uninstall_leaves_nothing(run: Run, comfyui: Path) -> None:
+def test_install_is_one_file_and_uninstall_leaves_nothing(run: Run, comfyui: Path, python: Path) -> None:
     before = _contents(comfyui)
     assert run("comfyui", "install", comfyui, "--python", sys.executable).code == 0
     installed = _contents(comfyui)
     assert set(installed) - set(before) == {str(comfyui / "custom_nodes" / FILE_NAME)}
-    again = run("comfyui", "install", comfyui, "--python", sys.executable)
+    again = run("comfyui", "install", comfyui, "--python", python)
     assert again.code == 0
     assert "already there" in again.out
     assert _contents(comfyui) == installed
@@ -45,10 +54,10 @@ def test_install_is_one_file_and_uninstall_leaves_nothing(run: Run, comfyui: Pat
     assert "nothing" in run("comfyui", "uninstall", comfyui).out
 
 
-def test_another_packs_compiled_files_stay(run: Run, comfyui: Path) -> None:
+def test_another_packs_compiled_files_stay(run: Run, comfyui: Path, python: Path) -> None:
     py_compile.compile(str(comfyui / "custom_nodes" / "other.py"), doraise=True)
     before = _contents(comfyui)
-    run("comfyui", "install", comfyui, "--python", sys.executable)
+    run("comfyui", "install", comfyui, "--python", python)
     py_compile.compile(str(comfyui / "custom_nodes" / FILE_NAME), doraise=True)
     run("comfyui", "uninstall", comfyui)
     assert _contents(comfyui) == before
@@ -87,8 +96,10 @@ def test_python_that_lacks_the_package_is_named(run: Run, comfyui: Path) -> None
     assert (comfyui / "custom_nodes" / FILE_NAME).exists()
 
 
-def test_installed_file_names_the_remedy(comfyui: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("comfyui", "install", comfyui, "--python", sys.executable)
+def test_installed_file_names_the_remedy(
+    comfyui: Path, run: Run, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("comfyui", "install", comfyui, "--python", python)
     source = (comfyui / "custom_nodes" / FILE_NAME).read_text()
     monkeypatch.setitem(sys.modules, "animdetail_trt.comfyui.nodes", None)
     with pytest.raises(ModuleNotFoundError, match="pip install animdetail-trt"):

@@ -56,8 +56,9 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
                 runner = make_runner(model, facts, settings)
             except Unavailable as error:
                 reason = str(error)
-            except AnimDetailError as error:
-                reason = f"its weights cannot be taken over: {error}"
+            except Exception as error:  # whatever it is, ComfyUI can run the MODEL
+                logger.debug("no runner", exc_info=True)
+                reason = f"its weights cannot be taken over: {type(error).__name__}: {error}"
         made = _Made(key, runner, reason)
         host.keep(model, _KEY, made)
         told = f"ComfyUI runs it: {reason}" if runner is None else f"its UNet runs in {runner.name}"
@@ -95,7 +96,7 @@ class Accelerated:
             if host.hooks_active(self.base_model):
                 raise EngineError("its weights are changed by hooks for this prompt")
             return self._denoised(call, x, t)
-        except (EngineError, torch.OutOfMemoryError) as error:
+        except (AnimDetailError, RuntimeError) as error:  # the GPU out of memory too
             self.fallbacks += 1
             reason = str(error)
             if reason not in self._told:
