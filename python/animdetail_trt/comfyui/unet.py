@@ -25,10 +25,13 @@ from animdetail_trt.models.runners import Runners
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import installed_flavours
+from animdetail_trt.trt.sidecar import Entry
+from animdetail_trt.trt.store import Store
 from animdetail_trt.trt.system import default_folder
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _SOURCE = "the MODEL of ComfyUI"
+_FOLDER = "comfyui"  # in the engines' folder, for the weights that they are built of
 
 
 class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
@@ -96,8 +99,13 @@ def check_engines_can_be() -> None:
         raise Unavailable(f"ComfyUI computes on {host.inference_device()}, and engines run on a CUDA GPU")
     if not installed_flavours():
         raise Unavailable("TensorRT is not installed (pip install 'animdetail-trt[rtx]')")
-    if not any(default_folder().glob("*")):
-        raise Unavailable("no engine is built on this machine (node TensorRT engines)")
+    if not any(_is_of_a_model(entry) for entry in Store(default_folder()).entries()):
+        raise Unavailable("no engine of a MODEL is built on this machine (node TensorRT engines)")
+
+
+def _is_of_a_model(entry: Entry) -> bool:
+    """Whether it was built of weights that ``UNetFiles`` wrote, not of a user's files."""
+    return any(Path(path).parent.name == _FOLDER for path in entry.about["files"].values())
 
 
 def _torch_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dtype) -> Runner:
@@ -140,7 +148,7 @@ class UNetFiles(ModelFiles):
     @classmethod
     def of(cls, weights: Weights, folder: Path, *, write: bool) -> UNetFiles:
         """write: the files too, where they are not there; otherwise they are only named."""
-        place = folder / "comfyui"
+        place = folder / _FOLDER
         unet = _named(weights.unet, place, write)
         motion = None if weights.motion is None else _named(weights.motion, place, write)
         return cls(unet, motion, motion_scale=weights.scale, motion_effect=weights.effect)
