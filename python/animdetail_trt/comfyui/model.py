@@ -17,10 +17,8 @@ from animdetail_trt.sampling.masked import latent_mask
 from animdetail_trt.sampling.model_sampling import ModelSampling
 from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import NoiseMask, SampleSettings
-from animdetail_trt.sampling.schedules import schedule_sigmas
+from animdetail_trt.sampling.schedules import DISCARD_PENULTIMATE, schedule_sigmas
 
-# These evaluate the last interval twice: one step more is asked for, and the second-to-last sigma dropped.
-_DISCARD_PENULTIMATE = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
 EXTRA_SCHEDULERS = ("AYS SDXL", "AYS SD1", "AYS SVD", "GITS[coeff=1.2]")
 """Schedulers of the Impact Pack's nodes besides ComfyUI's own: published tables, the same for every model."""
 
@@ -125,7 +123,7 @@ class _Part:
             return torch.as_tensor(s.scheduler_func(self.model, s.sampler_name, steps)).clone()
         if s.scheduler in EXTRA_SCHEDULERS:
             return torch.tensor(schedule_sigmas(ModelSampling("linear"), s.sampler_name, s.scheduler, steps))
-        if s.sampler_name not in _DISCARD_PENULTIMATE:
+        if s.sampler_name not in DISCARD_PENULTIMATE:
             return host.schedule(self.model, s.scheduler, steps).clone()
         sigmas = host.schedule(self.model, s.scheduler, steps + 1)
         return torch.cat([sigmas[:-2], sigmas[-1:]])
