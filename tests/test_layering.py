@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "detailer",
         "media",
     },
+    "comfyui": {"errors", "segs", "models", "backends", "trt", "sampling", "detailer", "__version__"},
     "__main__": {"cli"},
     "cli": {
         "errors",
@@ -46,6 +47,7 @@ MAY_IMPORT = {
         "detect",
         "bench",
         "ops",
+        "comfyui",
         "__version__",
         "_C",
     },
@@ -81,3 +83,17 @@ def test_imports_go_down() -> None:
 def test_only_native_imports_the_extension() -> None:
     importers = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if "_C" in imports_of(p)}
     assert importers <= {"ops/native.py", "cli/doctor.py"}
+
+
+def test_only_the_host_names_comfyui() -> None:
+    """All of ComfyUI that is called stands in one file, which a test can replace whole."""
+    theirs = {"comfy", "comfy_extras", "nodes", "latent_preview", "folder_paths", "execution", "server"}
+    importers = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.partition(".")[0] in theirs for name in names):
+                importers.add(path.relative_to(PACKAGE).as_posix())
+    assert importers == {"comfyui/host.py"}

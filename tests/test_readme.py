@@ -40,6 +40,9 @@ def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: p
     shutil.copy(tiny / "tiny_controlnet.safetensors", "control_tile.safetensors")
     write_mask(Path("masks/all.png"), (176, 144), (60, 40, 100, 90))
     Path("segs.json").write_text('{"size": [144, 176], "segs": [{"bbox": [60, 40, 100, 90], "label": "face"}]}')
+    for name in ("main.py", "comfy/samplers.py", "custom_nodes/theirs.py"):
+        (tmp_path / "ComfyUI" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ComfyUI" / name).touch()
     return tmp_path
 
 

@@ -37,8 +37,8 @@ def _segments_of(scenario: Scenario) -> list[Segment]:
 
 
 def detail_pixels(frames: Tensor, segments: Sequence[Segment], feather_px: int, vae: StandInVae) -> Tensor:
-    """What ``reference_way.detail`` computes, with the detailer's own parts: one copy of the frames, the VAE in batches;
-    all of it where the VAE is."""
+    """What ``reference_way.detail`` computes, with the detailer's own parts, where the VAE is: one copy of the frames,
+    the VAE in batches."""
     canvas = open_canvas(frames, vae, hooked=False)
     for segment in segments:
         x1, y1, x2, y2 = segment.crop_region

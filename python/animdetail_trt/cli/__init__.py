@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 from animdetail_trt import __version__
-from animdetail_trt.cli import bench, build_engines, detail, doctor, engines
+from animdetail_trt.cli import bench, build_engines, comfyui, detail, doctor, engines
 from animdetail_trt.errors import AnimDetailError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-_COMMANDS = (detail, build_engines, engines, bench, doctor)
+_COMMANDS = (detail, build_engines, engines, comfyui, bench, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from animdetail_trt import ops
 from animdetail_trt.checks import is_number, is_whole
 from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.detailer.canvas import Canvas, HostCanvas, lane_beside, open_canvas
+from animdetail_trt.detailer.foreign import ForeignModel, is_foreign, settings_for
 from animdetail_trt.detailer.hooks import METHODS, NO_HOOKS, REFERENCE_METHODS, Hooks
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, choose_improvements
 from animdetail_trt.detailer.masks import paste_mask
@@ -91,7 +92,7 @@ class DetailerForEachPipeForAnimateDiff:
         noise_mask_feather, scheduler_func_opt = _without_inpaint_model(noise_mask_feather, scheduler_func_opt, legacy)
         frames = check_frames(image_frames)
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
-        settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
+        settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("feather", feather)
         check_feather("noise_mask_feather", noise_mask_feather)
         better = choose_improvements(reference_mode, improvements)
@@ -164,7 +165,7 @@ class SEGSDetailerForAnimateDiff:
         noise_mask_feather, scheduler_func_opt = _without_inpaint_model(noise_mask_feather, scheduler_func_opt, legacy)
         frames = check_frames(image_frames)
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
-        settings = SampleSettings(seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
+        settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("noise_mask_feather", noise_mask_feather)
         better = choose_improvements(reference_mode, improvements)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather)
@@ -324,17 +325,21 @@ def make_painter(
 
 
 def _check_controls(plans: list[SegmentPlan], painter: Painter) -> None:
+    if isinstance(painter.model, ForeignModel):
+        return
     for index, plan in enumerate(plans):
         check_wrapper(plan.seg.control_net_wrapper, painter.model.unet.token_dim, f"segment {index}")
 
 
 def _open_pipe(
     pipe: Any, name: str, settings: SampleSettings, frame_count: int
-) -> tuple[DiffusionModel, Any, Conditioning, Conditioning]:
+) -> tuple[DiffusionModel | ForeignModel, Any, Conditioning, Conditioning]:
     try:
         model, _, vae, positive, negative = pipe
     except (TypeError, ValueError):
         raise InputError(f"{name} must be a pipe of five parts from load_pipe, not {type(pipe).__name__}") from None
+    if is_foreign(pipe):
+        return model, vae, positive, negative
     if not isinstance(model, DiffusionModel):
         raise InputError(f"the model of {name} must come from load_pipe, not {type(model).__name__}")
     for sign, conditioning in (("positive", positive), ("negative", negative)):

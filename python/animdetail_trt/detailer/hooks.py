@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.checks import is_whole
+from animdetail_trt.detailer.foreign import ForeignModel
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import PIXELS_PER_LATENT
 from animdetail_trt.sampling.conditioning import Conditioning, check_conditioning
@@ -52,7 +53,7 @@ LONGEST_SIDE_PX = 16_384  # of the node's own guide_size
 class Sampling:
     """What a segment is sampled with; ``pre_ksample`` may change it."""
 
-    model: DiffusionModel
+    model: DiffusionModel | ForeignModel
     settings: SampleSettings
     positive: Conditioning
     negative: Conditioning
@@ -116,14 +117,21 @@ class Hooks:
         if not self.has("pre_ksample"):
             return sampling
         s = sampling.settings
+        foreign = sampling.model if isinstance(sampling.model, ForeignModel) else None
         returned = self._call(
-            "pre_ksample", sampling.model, s.seed, s.steps, s.cfg, s.sampler_name, s.scheduler,
+            "pre_ksample", sampling.model if foreign is None else foreign.original,
+            s.seed, s.steps, s.cfg, s.sampler_name, s.scheduler,
             sampling.positive, sampling.negative, _latent_of(samples, mask), s.denoise,
         )  # fmt: skip
         try:
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, _, denoise = returned
         except (TypeError, ValueError):
             raise self._wrong("pre_ksample", returned, "the ten values that it was given") from None
+        if foreign is not None:
+            settings = replace(
+                s, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise
+            )
+            return Sampling(foreign.with_original(model), settings, positive, negative)
         if not isinstance(model, DiffusionModel):
             raise self._wrong("pre_ksample", model, "as its model one from load_pipe")
         try:

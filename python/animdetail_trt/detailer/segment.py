@@ -14,6 +14,7 @@ from torch import Tensor
 from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.detailer.canvas import ON_HOST, Canvas
+from animdetail_trt.detailer.foreign import ForeignModel
 from animdetail_trt.detailer.hooks import NO_HOOKS, Hooks, Sampling
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements
 from animdetail_trt.detailer.masks import crop_condition_masks, sampling_mask
@@ -32,7 +33,7 @@ from animdetail_trt.segs import CropRegion
 class Painter:
     """The models and settings that every segment of a run is painted with."""
 
-    model: DiffusionModel
+    model: DiffusionModel | ForeignModel
     vae: VaeRunner
     positive: Conditioning
     negative: Conditioning
@@ -201,6 +202,11 @@ def _sample(latent: Tensor, mask: Tensor, painter: Painter, index: int, observer
     def on_step(step: int, steps: int) -> None:
         observer.step(index, step, steps)
 
+    if isinstance(sampling.model, ForeignModel):
+        conditioning = (sampling.positive, sampling.negative)
+        return sampling.model.sample(
+            sampling.settings, *conditioning, latent, noise_mask, painter.refiner, noise, on_step
+        )
     first = (sampling.model, sampling.settings, sampling.positive, sampling.negative, latent)
     if painter.refiner is None:
         return sample(*first, noise_mask, on_step, noise)

@@ -146,6 +146,7 @@ def build(
     flavour: Flavour | None,
     *,
     progress: Progress = lambda phase, done, steps: None,
+    poll: Callable[[], None] = lambda: None,
     waiting: Callable[[], None] | None = None,
     check: bool | None = None,
     command: Sequence[str] = (),
@@ -153,6 +154,7 @@ def build(
     """The job's engine, and whether it was built now: one that is there and whole is taken.
 
     flavour: None keeps the graph for onnxruntime
+    progress: called by the builder's thread; poll: by this one while it waits; what it raises stops the build
     check: compare the graph with torch; by default where it is small
     command: what was called, to be told where the engine must be built again
     Raises EngineError where the graph computes something else than torch, or TensorRT cannot build it.
@@ -175,7 +177,7 @@ def build(
             tf32=bool((job.identity.source.settings or {}).get("tf32")),
             refittable=job.variant.refittable,
             timing_cache=store.folder / f"timings-{target.flavour}-{target.version}-{target.compute_capability}.cache",
-            progress=progress,
+            progress=progress, poll=poll,
         )  # fmt: skip
         about = _about(job, graph, built, time.perf_counter() - start)
         return place.commit(plan, about | ({"command": shlex.join(command)} if command else {})), True

@@ -51,7 +51,12 @@ class MotionModule:
 
 def load_motion_module(path: str | Path) -> MotionModule:
     """Read a motion module in its original layout; the version is read from the weights, as the reference does."""
-    raw = {key.removeprefix("module."): value for key, value in read_tensors(path).items()}
+    return motion_of(read_tensors(path), path)
+
+
+def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
+    """A motion module of the tensors of one in its original layout. source: what messages call it"""
+    path, raw = source, {key.removeprefix("module."): value for key, value in tensors.items()}
     require_kind(path, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
     tables = [value for key, value in raw.items() if key.endswith(_POSITION_TABLE)]
     distilled = not tables

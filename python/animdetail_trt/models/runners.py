@@ -56,7 +56,7 @@ class Runners:
     """Makes the runners of a pipe's models.
 
     device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
-    engine_dir: of the engines; vram_budget: bytes that they may take
+    engine_dir: of the engines; vram_budget: bytes that they may take; digests: of the files, where they are known
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Runners:
         backend: str,
         engine_dir: str | Path | None = None,
         vram_budget: int | None = None,
+        digests: Digests | None = None,
     ) -> None:
         self.files = files
         self.place = Placement(device, dtype)
@@ -74,6 +75,7 @@ class Runners:
         self.backend = backend
         self.vram_budget = vram_budget
         self.store = Store(default_folder() if engine_dir is None else Path(engine_dir))
+        self.digests = Digests(self.store.folder) if digests is None else digests
 
     def unet(self, parts: Parts, motion: MotionModule | None) -> UNetRunner:
         positions = None if motion is None else motion.positions
@@ -101,6 +103,15 @@ class Runners:
         if self._may_leave_gpu:
             rungs.append(Rung("torch on the CPU", lambda: TorchUNet(_load_unet(self.files, _CPU).module, positions)))
         return LadderUNet(rungs, **about) if len(rungs) > 1 else rungs[0].get()
+
+    def engine_unet(self, token_dim: int, positions: int | None) -> GraphUNet | None:
+        """The UNet's engines alone, without another way behind them; None where none was built. With onnxruntime: the
+        exported graph with every input."""
+        about: dict[str, Any] = {"positions": positions, "token_dim": token_dim, "device": self.place.device}
+        if self.backend == ONNXRUNTIME:
+            return GraphUNet([self._exported("unet", _ALL_INPUTS)], **about)
+        sessions = self._engines("unet")
+        return None if sessions is None else GraphUNet(sessions(), **about)
 
     def vae(self, parts: Parts) -> VaeRunner:
         device = self.vae_place.device
@@ -155,8 +166,8 @@ class Runners:
     def _entries(self, files: ModelFiles, component: Component, flavour: Flavour) -> list[Entry]:
         """Of every variant, the plain one first; of each, those for the smallest sizes first."""
         target = Target(flavour.name, flavour.version, str(self._capability()))
-        digests, precision = Digests(self.store.folder), PRECISIONS[self.place.dtype]
-        sources = [source_of(files, component, precision, digests)]
+        precision = PRECISIONS[self.place.dtype]
+        sources = [source_of(files, component, precision, self.digests)]
         if component == "unet":  # the files' digests are the same for all
             settings = sources[0].settings or {}
             sources = [replace(sources[0], settings={**settings, **asdict(variant)}) for variant in VARIANTS]
@@ -190,7 +201,7 @@ class Runners:
         target = Target(ONNXRUNTIME, str(optional("onnxruntime", "run a graph").__version__), "cpu")
         axes = ("b", "f", "h", "w", "t", "n") if component == "unet" else ("f", "h", "w")
         profile = Profile(dict.fromkeys(axes, _ANY))
-        source = source_of(self.files, component, PRECISIONS[self.place.dtype], Digests(self.store.folder), variant)
+        source = source_of(self.files, component, PRECISIONS[self.place.dtype], self.digests, variant)
         job = Job(component, self.files, Identity(source, target, [profile]), variant)
         entry, _ = build(job, self.store, None, check=False)
         return OnnxSession(entry.parts[0].path, inputs_of(entry), [profile])

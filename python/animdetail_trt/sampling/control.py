@@ -195,11 +195,12 @@ def check_wrapper(wrapper: Any, token_dim: int, name: str) -> None:
 
 
 def shows_own_pictures(wrapper: Any) -> bool:
-    """Whether any ControlNet of the chain is shown other pictures than the crops."""
-    while isinstance(wrapper, ControlNetWrapper):
-        if wrapper.control_image is not None:
+    """Whether any ControlNet of the chain, of this package or the Impact Pack's, is shown other pictures than the
+    crops."""
+    while wrapper is not None:
+        if getattr(wrapper, "control_image", None) is not None:
             return True
-        wrapper = wrapper.previous
+        wrapper = getattr(wrapper, "previous", None) or getattr(wrapper, "prev_control_net", None)
     return False
 
 

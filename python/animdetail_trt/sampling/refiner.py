@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from animdetail_trt.sampling.run import NoiseMask, SampleSettings, sample_part
 class Refiner:
     """The second model, its own conditioning, and the part of the steps that it takes (0..1)."""
 
-    model: DiffusionModel
+    model: Any  # a DiffusionModel; of a pipe that another program samples, its own
     positive: Conditioning
     negative: Conditioning
     ratio: float

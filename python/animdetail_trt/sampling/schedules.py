@@ -20,7 +20,7 @@ from animdetail_trt.sampling.published_levels import AYS_LEVELS, GITS_LEVELS
 Schedule: TypeAlias = Callable[[ModelSampling, int], list[float]]
 
 # These evaluate the last interval twice, so the reference asks for one sigma more and drops the second to last.
-_DISCARD_PENULTIMATE = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
+DISCARD_PENULTIMATE = {"dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"}
 
 
 def normal(model: ModelSampling, steps: int) -> list[float]:
@@ -145,7 +145,7 @@ def schedule_sigmas(model: ModelSampling, sampler_name: str, scheduler: str, ste
     """The steps + 1 sigmas that ``sampler_name`` runs over when ``steps`` are asked for."""
     check_scheduler(scheduler)
     schedule = SCHEDULES[scheduler]
-    if sampler_name in _DISCARD_PENULTIMATE:
+    if sampler_name in DISCARD_PENULTIMATE:
         sigmas: Sequence[float] = schedule(model, steps + 1)
         return [*sigmas[:-2], sigmas[-1]]
     return schedule(model, steps)

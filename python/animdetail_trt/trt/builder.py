@@ -61,6 +61,7 @@ def build_plan(
     timing_cache: Path | None = None,
     refittable: bool = False,
     progress: Progress = lambda phase, done, steps: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Built:
     """Build a plan for a card and write it to ``path``.
 
@@ -72,7 +73,7 @@ def build_plan(
     options = _Options(tf32, refittable, timing_cache)
     start = time.perf_counter()
     with flavour.log.heard_by(said.hear):
-        _in_thread(lambda stop: _build(flavour, graph, profiles, capability, path, options, progress, stop))
+        _in_thread(lambda stop: _build(flavour, graph, profiles, capability, path, options, progress, stop), poll)
     return Built(
         summary_of(parse_layers("\n".join(said.layers))), said.activation_bytes, said.weights_bytes,
         time.perf_counter() - start,
@@ -102,8 +103,9 @@ class _Said:
             self.weights_bytes = max(self.weights_bytes, int(match[1]))
 
 
-def _in_thread(work: Callable[[threading.Event], None]) -> None:
-    """Run ``work`` in a thread and wait. An interrupt sets its event and goes on, whether it has ended by then or not.
+def _in_thread(work: Callable[[threading.Event], None], poll: Callable[[], None]) -> None:
+    """Run ``work`` in a thread and wait, calling ``poll`` meanwhile. An interrupt, or what ``poll`` raises, sets its
+    event and goes on, whether it has ended by then or not.
 
     TensorRT looks at the event between steps, of which one may take a minute.
     """
@@ -122,7 +124,7 @@ def _in_thread(work: Callable[[threading.Event], None]) -> None:
     try:
         # Not join: up to Python 3.12 it takes a thread for ended when it is interrupted.
         while not ended.wait(0.1):
-            pass
+            poll()
     except BaseException as leaving:
         stop.set()
         atexit.register(_leave_it, ended, leaving.code if isinstance(leaving, SystemExit) else _INTERRUPTED)

@@ -1,0 +1,83 @@
+"""``animdetail-trt comfyui install | uninstall | swap``: the nodes, in a ComfyUI and in its workflows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from animdetail_trt.comfyui.install import install, python_of, uninstall, why_not_importable
+from animdetail_trt.comfyui.swap import swap
+from animdetail_trt.errors import InputError
+
+if TYPE_CHECKING:
+    _Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(commands: _Actions) -> None:
+    text = "put the nodes into a ComfyUI, take them out, or swap them in a workflow"
+    parser = commands.add_parser("comfyui", help=text, description=f"{text.capitalize()}.")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    installing = actions.add_parser("install", help="write one small file into its custom_nodes")
+    installing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    installing.add_argument("--python", type=Path, help="the Python that ComfyUI runs with, to check it")
+    installing.set_defaults(run=run_install)
+
+    removing = actions.add_parser("uninstall", help="remove that file; all else stays")
+    removing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    removing.set_defaults(run=run_uninstall)
+
+    swapping = actions.add_parser("swap", help="put our nodes in the place of the Impact Pack's in a workflow")
+    swapping.add_argument("workflow", type=Path, help="JSON, as the menu saves or exports it (API)")
+    swapping.add_argument("-o", "--output", type=Path, help="default: stdout")
+    swapping.add_argument("--back", action="store_true", help="the Impact Pack's nodes in the place of ours")
+    swapping.set_defaults(run=run_swap)
+
+
+def run_install(args: argparse.Namespace) -> int:
+    path, new = install(args.comfyui)
+    print(f"{'wrote' if new else 'already there:'} {path}")
+    python = args.python or python_of(args.comfyui)
+    reason = why_not_importable(python or Path(sys.executable))
+    if reason is None:
+        whose = python or f"{sys.executable} (where ComfyUI runs with another Python, name it with --python)"
+        print(f"the nodes can be imported by {whose}. Start ComfyUI anew: they are under Add Node > animdetail")
+        return 0
+    python = python or Path(sys.executable)
+    print(
+        f"error: {python} cannot import the nodes: {reason}. Run: {python} -m pip install animdetail-trt",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def run_uninstall(args: argparse.Namespace) -> int:
+    removed = uninstall(args.comfyui)
+    for path in removed:
+        print(f"removed {path}")
+    if not removed:
+        print(f"nothing of this program is in {args.comfyui}")
+    return 0
+
+
+def run_swap(args: argparse.Namespace) -> int:
+    try:
+        workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the workflow {args.workflow}: {error}") from None
+    swapped, count = swap(workflow, back=args.back)
+    if not count:
+        raise InputError(f"{args.workflow} holds none of the nodes that this program has another of")
+    text = json.dumps(swapped, indent=2, ensure_ascii=False) + "\n"
+    if args.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        args.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {args.output}: {error.strerror}") from None
+    print(f"swapped {count} node{'s' if count > 1 else ''}: {args.output}")
+    return 0

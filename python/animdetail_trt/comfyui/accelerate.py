@@ -1,0 +1,171 @@
+"""A MODEL whose UNet runs elsewhere: in an engine, or in this package's own UNet. All around the call stays ComfyUI's:
+samplers, guidance, masks, windows, ControlNets; where the runner cannot take a call, the untouched model does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animdetail_trt.backends.interface import UNetRunner
+from animdetail_trt.comfyui import host
+from animdetail_trt.comfyui.facts import why_not
+from animdetail_trt.comfyui.settings import DetailerSettings
+from animdetail_trt.comfyui.unet import Runner, Unavailable, make_runner
+from animdetail_trt.errors import AnimDetailError, EngineError
+
+logger = logging.getLogger(__name__)
+
+_KEY = "animdetail_trt.runner"
+_SKIPS = 12  # of SD 1.5's UNet, to each of which a ControlNet adds
+_KNOWN = {"c_crossattn", "control", "transformer_options"}
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was made of a MODEL, for the next time: ``key`` tells whether it is the same MODEL still."""
+
+    key: tuple[Any, ...]
+    runner: Runner | None
+    reason: str | None
+
+
+def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]:
+    """A clone of MODEL whose UNet runs as ``settings.run`` says, and None; or MODEL itself, and the reason why not.
+
+    The decision and its reason are logged once for a MODEL.
+    """
+    if settings.run == "comfyui":
+        return model, "the settings ask for ComfyUI"
+    if isinstance(host.unet_wrapper(model), Accelerated):
+        return model, None
+    facts = host.facts_of(model)
+    reason = why_not(facts)
+    key: tuple[Any, ...] = (facts, settings.run, settings.precision, reason)
+    if reason is None:
+        key += host.weights_id(model)
+    made = host.attachment(model, _KEY)
+    if not isinstance(made, _Made) or made.key != key:
+        runner = None
+        if reason is None:
+            try:
+                runner = make_runner(model, facts, settings)
+            except Unavailable as error:
+                reason = str(error)
+            except Exception as error:  # whatever it is, ComfyUI can run the MODEL
+                logger.debug("no runner", exc_info=True)
+                reason = f"its weights cannot be taken over: {type(error).__name__}: {error}"
+        made = _Made(key, runner, reason)
+        host.keep(model, _KEY, made)
+        told = f"ComfyUI runs it: {reason}" if runner is None else f"its UNet runs in {runner.name}"
+        logger.info("animdetail: MODEL %s: %s", facts.family, told)
+    if made.runner is None:
+        return model, made.reason
+    wrapper = Accelerated(model.model, made.runner, host.unet_wrapper(model))
+    return host.with_unet_wrapper(model, wrapper, made.runner.patcher), None
+
+
+class Accelerated:
+    """ComfyUI's ``model_function_wrapper``. inner: another one that was there: it wraps what runs, as before"""
+
+    def __init__(self, base_model: Any, runner: Runner, inner: host.UNetWrapper | None = None) -> None:
+        self.base_model, self.runner, self.inner = base_model, runner, inner
+        self.calls = self.fallbacks = 0
+        self._told: set[str] = set()
+
+    def __deepcopy__(self, memo: Any) -> Accelerated:
+        return self  # a clone of a MODEL copies its options, and shares its weights
+
+    def __call__(self, apply_model: Callable[..., Tensor], args: dict[str, Any]) -> Tensor:
+        def apply(x: Tensor, t: Tensor, **conditions: Any) -> Tensor:
+            return self._apply(apply_model, x, t, conditions)
+
+        if self.inner is not None:
+            return self.inner(apply, args)
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    def _apply(self, apply_model: Callable[..., Tensor], x: Tensor, t: Tensor, conditions: dict[str, Any]) -> Tensor:
+        """The estimate of the clean latent, (b f, 4, lh, lw), of x at sigmas t (b f)."""
+        self.calls += 1
+        try:
+            call = read_call(x, t, conditions, self.runner.positions is not None)
+            if host.hooks_active(self.base_model):
+                raise EngineError("its weights are changed by hooks for this prompt")
+            return self._denoised(call, x, t)
+        except (AnimDetailError, RuntimeError) as error:  # the GPU out of memory too
+            self.fallbacks += 1
+            reason = str(error)
+            if reason not in self._told:
+                self._told.add(reason)
+                logger.warning("animdetail: ComfyUI runs its own UNet for some calls: %s", reason)
+        return apply_model(x, t, **conditions)
+
+    def _denoised(self, call: Call, x: Tensor, t: Tensor) -> Tensor:
+        levels = self.base_model.model_sampling
+        scaled = levels.calculate_input(t, x)
+        timestep = float(levels.timestep(t).float()[0])
+        runner: UNetRunner = self.runner.open()
+        eps = runner(scaled.reshape(call.prompts, call.frames, *x.shape[1:]), timestep, call.tokens, call.residuals)
+        denoised: Tensor = levels.calculate_denoised(t, eps.reshape(x.shape).to(x), x)
+        return denoised
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the UNet: (b, f) of the batch, tokens (b, 1 or f, n, d), residuals as ``UNetRunner`` takes them."""
+
+    prompts: int
+    frames: int
+    tokens: Tensor
+    residuals: Sequence[Tensor] | None
+
+
+def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool) -> Call:
+    """What ComfyUI asks of its UNet, in our terms. Raises EngineError where it asks for something else."""
+    unknown = sorted(key for key, value in conditions.items() if key not in _KNOWN and value is not None)
+    if unknown:
+        raise EngineError(f"the conditioning brings {', '.join(unknown)}")
+    options = conditions.get("transformer_options") or {}
+    patches = (*host.patch_names(options), *host.wrapper_names(options))
+    if patches:
+        raise EngineError(f"patches came with the conditioning: {', '.join(patches)}")
+    tokens = conditions.get("c_crossattn")
+    if tokens is None:
+        raise EngineError("the conditioning has no prompt")
+    if not bool((t == t[0]).all()):
+        raise EngineError("the frames are at different noise levels")
+    frames = _frames(options, len(x), motion)
+    if not frames or len(x) % frames or len(tokens) != len(x):
+        raise EngineError(f"a batch of {len(x)} frames and {len(tokens)} prompts is not of windows of {frames}")
+    tokens = tokens.reshape(-1, frames, *tokens.shape[1:])
+    if frames > 1 and torch.equal(tokens, tokens[:, :1].expand_as(tokens)):
+        tokens = tokens[:, :1]
+    return Call(len(x) // frames, frames, tokens, _residuals(conditions.get("control"), len(x)))
+
+
+def _frames(options: dict[str, Any], batch: int, motion: bool) -> int:
+    """Of a window, as AnimateDiff-Evolved tells it; without motion, those of a prompt. 0 where they do not divide."""
+    if not motion:
+        prompts = max(1, len(options.get("cond_or_uncond", ())))
+        return 0 if batch % prompts else batch // prompts
+    told = options.get("ad_params")
+    if told is None:
+        raise EngineError("AnimateDiff-Evolved does not say how many frames a window has")
+    return len(told["sub_idxs"]) if told["sub_idxs"] is not None else int(told["full_length"])
+
+
+def _residuals(control: dict[str, Any] | None, batch: int) -> list[Tensor] | None:
+    """Those of the skips in the order of the down blocks, then the middle's."""
+    if control is None:
+        return None
+    skips, middle = list(control.get("output", ())), list(control.get("middle", ()))
+    if any(part is not None for part in control.get("input", ())):
+        raise EngineError("a T2I adapter adds to the blocks on the way down")
+    residuals = [*skips, *middle]
+    if len(skips) != _SKIPS or len(middle) != 1 or any(part is None or len(part) != batch for part in residuals):
+        raise EngineError("a ControlNet adds to some blocks alone")
+    return residuals

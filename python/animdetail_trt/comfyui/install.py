@@ -1,0 +1,107 @@
+"""Putting the nodes into a ComfyUI, and taking them out: one small file in its custom_nodes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from animdetail_trt.errors import InputError
+
+FILE_NAME = "animdetail_trt_nodes.py"
+_HEADER = "# Written by `animdetail-trt comfyui install`; `animdetail-trt comfyui uninstall` removes it."
+_TEXT = f'''{_HEADER}
+"""The nodes of animdetail-trt."""
+
+try:
+    from animdetail_trt.comfyui.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "animdetail_trt":
+        raise
+    import sys
+
+    raise ModuleNotFoundError(
+        f"animdetail-trt is not installed in ComfyUI's Python. Run: {{sys.executable}} -m pip install animdetail-trt, "
+        "or remove this file with: animdetail-trt comfyui uninstall"
+    ) from None
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+'''
+# Where ComfyUI's own installers put its Python, from its folder.
+_PYTHONS = (
+    "venv/bin/python", ".venv/bin/python", "venv/Scripts/python.exe", ".venv/Scripts/python.exe",
+    "../python_embeded/python.exe", "../venv/bin/python", "../.venv/bin/python",
+)  # fmt: skip
+
+
+def install(comfyui: Path) -> tuple[Path, bool]:
+    """Write the file -> where it lies, and whether it is new or has changed.
+
+    Raises InputError where the folder is no ComfyUI, or holds a file of that name that this program did not write.
+    """
+    path = _place(comfyui)
+    if path.exists():
+        _check_ours(path)
+        if path.read_text(encoding="utf-8") == _TEXT:
+            return path, False
+    _writing(path, lambda: path.write_text(_TEXT, encoding="utf-8", newline="\n"))
+    return path, True
+
+
+def uninstall(comfyui: Path) -> list[Path]:
+    """Remove the file and what Python compiled of it -> what was removed; nothing where nothing was installed."""
+    path = _place(comfyui)
+    if path.exists():
+        _check_ours(path)
+    cache = path.parent / "__pycache__"
+    ours = [path, *sorted(cache.glob(f"{path.stem}.*.pyc"))]
+    removed = [file for file in ours if file.exists()]
+    for file in removed:
+        _writing(file, file.unlink)
+    if any(file.parent == cache for file in removed) and not any(cache.iterdir()):
+        _writing(cache, cache.rmdir)
+    return removed
+
+
+def python_of(comfyui: Path) -> Path | None:
+    """The Python that this ComfyUI runs with, where its installer left it in a usual place."""
+    places = (comfyui / name for name in _PYTHONS)
+    return next((place for place in places if place.exists()), None)
+
+
+def why_not_importable(python: Path) -> str | None:
+    """What keeps ``python`` from importing the nodes' package; None where nothing does."""
+    try:
+        done = subprocess.run(
+            [python, "-c", "import animdetail_trt.ops, animdetail_trt.comfyui"],
+            capture_output=True, text=True, timeout=120, cwd=Path(sys.executable).parent, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"it does not run: {error}"
+    lines = done.stderr.strip().splitlines()
+    return None if done.returncode == 0 else (lines[-1] if lines else f"it ended with {done.returncode}")
+
+
+def _place(comfyui: Path) -> Path:
+    for name in ("main.py", "comfy/samplers.py", "custom_nodes"):
+        if not (comfyui / name).exists():
+            hint = ". Give the folder that holds custom_nodes" if comfyui.name == "custom_nodes" else ""
+            raise InputError(f"{comfyui} is not a ComfyUI: {name} is not in it{hint}")
+    return comfyui / "custom_nodes" / FILE_NAME
+
+
+def _check_ours(path: Path) -> None:
+    try:
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].rstrip("\r")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if first != _HEADER:
+        raise InputError(f"{path} was not written by this program; it is left as it is. Move it out of the way")
+
+
+def _writing(path: Path, do: Callable[[], object]) -> None:
+    try:
+        do()
+    except OSError as error:
+        raise InputError(f"cannot change {path}: {error.strerror}. Run as the user that owns ComfyUI") from None

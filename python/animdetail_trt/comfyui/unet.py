@@ -1,0 +1,178 @@
+"""What runs a MODEL's UNet in ComfyUI's stead: an engine of its effective weights, or this package's own modules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from animdetail_trt.backends.graph_backend import GraphUNet
+from animdetail_trt.backends.interface import UNetRunner
+from animdetail_trt.backends.torch_backend import TorchUNet
+from animdetail_trt.comfyui import host
+from animdetail_trt.comfyui.facts import ModelFacts
+from animdetail_trt.comfyui.settings import DetailerSettings
+from animdetail_trt.errors import AnimDetailError
+from animdetail_trt.models.checkpoint import Placement, StateDict
+from animdetail_trt.models.files import ModelFiles, Parts, read_parts
+from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
+from animdetail_trt.models.runners import Runners
+from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
+from animdetail_trt.trt.digests import Digests
+from animdetail_trt.trt.flavour import installed_flavours
+from animdetail_trt.trt.sidecar import Entry
+from animdetail_trt.trt.store import Store
+from animdetail_trt.trt.system import default_folder
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_SOURCE = "the MODEL of ComfyUI"
+_FOLDER = "comfyui"  # in the engines' folder, for the weights that they are built of
+
+
+class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
+    """There is nothing here that would run the UNet."""
+
+
+@dataclass
+class Runner:
+    """name: for the user; positions: as UNetRunner's; open: gives it, loaded; patcher: for ComfyUI's management"""
+
+    name: str
+    positions: int | None
+    open: Callable[[], UNetRunner]
+    patcher: Any
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The effective weights of a MODEL, in the files' layouts."""
+
+    unet: StateDict
+    motion: StateDict | None
+    scale: float
+    effect: float
+
+    def module(self, version: str | None) -> MotionModule | None:
+        """version: as AnimateDiff-Evolved read it. Raises Unavailable where this package reads another."""
+        if self.motion is None:
+            return None
+        motion = motion_of(self.motion, _SOURCE)
+        if motion.version != version:
+            raise Unavailable(f"its motion model is {version} for AnimateDiff-Evolved, and {motion.version} here")
+        return with_strength(motion, self.scale, self.effect)
+
+
+def read_weights(model: Any, facts: ModelFacts) -> Weights:
+    motion = facts.motion[0] if facts.motion else None
+    scale, effect = (1.0, 1.0) if motion is None else (motion.scale or 0.0, motion.effect or 0.0)
+    return Weights(host.unet_weights(model), host.motion_weights(model), scale, effect)
+
+
+def dtype_of(model: Any, settings: DetailerSettings) -> torch.dtype:
+    """What the UNet is to compute in; of a model kept in 8 bits, float16."""
+    if settings.precision != "auto":
+        return _DTYPES[settings.precision]
+    dtype = host.model_dtype(model)
+    return dtype if dtype in _DTYPES.values() else torch.float16
+
+
+def make_runner(model: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:
+    """As the settings ask. Raises Unavailable with the reason where there is none."""
+    if settings.run == "auto":
+        check_engines_can_be()
+    weights = read_weights(model, facts)
+    motion = weights.module(facts.motion[0].version if facts.motion else None)
+    dtype = dtype_of(model, settings)
+    if settings.run == "torch":
+        return _torch_runner(weights, motion, dtype)
+    return _graph_runner(weights, motion, dtype, settings.run)
+
+
+def check_engines_can_be() -> None:
+    """Raise Unavailable where no engine can run, which costs nothing to find out."""
+    if host.inference_device().type != "cuda":
+        raise Unavailable(f"ComfyUI computes on {host.inference_device()}, and engines run on a CUDA GPU")
+    if not installed_flavours():
+        raise Unavailable("TensorRT is not installed (pip install 'animdetail-trt[rtx]')")
+    if not any(_is_of_a_model(entry) for entry in Store(default_folder()).entries()):
+        raise Unavailable("no engine of a MODEL is built on this machine (node TensorRT engines)")
+
+
+def _is_of_a_model(entry: Entry) -> bool:
+    """Whether it was built of weights that ``UNetFiles`` wrote, not of a user's files."""
+    return any(Path(path).parent.name == _FOLDER for path in entry.about["files"].values())
+
+
+def _torch_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dtype) -> Runner:
+    tensors = unet_from_ldm(weights.unet)
+    unet = build_unet(tensors, motion, _SOURCE, Placement(torch.device("cpu"), dtype))
+    module = unet.module.eval()
+    # Where ComfyUI has moved the module to is read at each call.
+    return Runner(
+        "torch (this package's own UNet)", unet.positions, lambda: TorchUNet(module, unet.positions),
+        host.patcher_of_module(module),
+    )  # fmt: skip
+
+
+def _graph_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dtype, run: str) -> Runner:
+    """The engine that was built of just these weights; with onnxruntime, the graph, which is exported now."""
+    onnxruntime = run == "onnxruntime"
+    device = torch.device("cpu") if onnxruntime else host.inference_device()
+    files = UNetFiles.of(weights, default_folder(), write=onnxruntime)
+    runners = Runners(files, device, dtype, run, digests=NamedDigests(default_folder()))
+    positions = None if motion is None else motion.positions
+    runner = runners.engine_unet(unet_config(unet_from_ldm(weights.unet))["cross_attention_dim"], positions)
+    if runner is None:
+        raise Unavailable("no engine is built of these weights in this precision (node TensorRT engines)")
+    size = sum(tensor.numel() for part in (weights.unet, weights.motion or {}) for tensor in part.values())
+    name = "onnxruntime" if onnxruntime else "a TensorRT engine"
+    return Runner(name, positions, lambda: runner, host.patcher_of_engine(_closing(runner), size * dtype.itemsize))
+
+
+def _closing(runner: GraphUNet) -> Callable[[], None]:
+    def close() -> None:
+        for session in runner.sessions:
+            session.unload()
+
+    return close
+
+
+class UNetFiles(ModelFiles):
+    """Files that hold a MODEL's effective weights and no VAE, each named by its digest."""
+
+    @classmethod
+    def of(cls, weights: Weights, folder: Path, *, write: bool) -> UNetFiles:
+        """write: the files too, where they are not there; otherwise they are only named."""
+        place = folder / _FOLDER
+        unet = _named(weights.unet, place, write)
+        motion = None if weights.motion is None else _named(weights.motion, place, write)
+        return cls(unet, motion, motion_scale=weights.scale, motion_effect=weights.effect)
+
+    def read_parts(self) -> Parts:
+        return read_parts(Path(self.checkpoint))
+
+
+class NamedDigests(Digests):
+    """Digests of files that are named by them, and need not be there."""
+
+    def of(self, path: Path, progress: Any = None) -> str:
+        return path.stem
+
+
+def _named(tensors: StateDict, folder: Path, write: bool) -> Path:
+    """``folder/SHA256.safetensors`` of these tensors."""
+    from safetensors.torch import save
+
+    data = save({key: tensors[key].contiguous() for key in sorted(tensors)})
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+    if write and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.part")
+        scratch.write_bytes(data)
+        scratch.replace(path)
+    return path

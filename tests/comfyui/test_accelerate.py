@@ -1,0 +1,302 @@
+"""When our UNet takes a MODEL's place, and what it then computes: the same, or the untouched model does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import stand_in
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import animdetail_trt as adt
+from animdetail_trt.comfyui import accelerate, host
+from animdetail_trt.comfyui.accelerate import Accelerated, read_call
+from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
+from animdetail_trt.comfyui.settings import DetailerSettings
+from animdetail_trt.comfyui.unet import Runner, UNetFiles, Weights, check_engines_can_be
+from animdetail_trt.errors import EngineError, UncoveredError
+from golden_cases import relative_norm
+
+INTERFACE = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
+PLAIN = ModelFacts("SD15", 4)
+V3 = MotionFacts("AnimateDiff", "v3")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> stand_in.Seen:
+    return stand_in.enter(monkeypatch, INTERFACE["DetailerForEachPipeForAnimateDiff"])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        PLAIN,
+        replace(PLAIN, motion=(V3,)),
+        replace(PLAIN, motion=(MotionFacts("AnimateLCM", "v1", scale=1.2, effect=0.5),)),
+        replace(PLAIN, objects=("model_sampling",)),
+    ],
+)
+def test_what_our_unet_reproduces(facts: ModelFacts) -> None:
+    assert why_not(facts) is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        (replace(PLAIN, family="SDXL"), "SDXL"),
+        (replace(PLAIN, in_channels=9), "9 input channels"),
+        (replace(PLAIN, patches=("attn2_patch",)), "attn2_patch"),
+        (replace(PLAIN, wrappers=("diffusion_model teacache",)), "teacache"),
+        (replace(PLAIN, objects=("diffusion_model.time_embed",)), "time_embed"),
+        (replace(PLAIN, injections=("bypass",)), "bypass"),
+        (replace(PLAIN, hooked=True), "hooks"),
+        (replace(PLAIN, motion=(V3, V3)), "2 motion models"),
+        (replace(PLAIN, motion=(replace(V3, format="PIA"),)), "PIA"),
+        (replace(PLAIN, motion=(replace(V3, special=("keyframes",)),)), "keyframes"),
+        (replace(PLAIN, motion=(replace(V3, effect=None),)), "mask"),
+        (replace(PLAIN, special=("context_ref",)), "context_ref"),
+    ],
+)
+def test_what_comfyui_must_run(facts: ModelFacts, reason: str) -> None:
+    assert reason in str(why_not(facts))
+
+
+def _patcher(**changes: Any) -> Any:
+    """A MODEL as ComfyUI's ModelPatcher has it, with AnimateDiff-Evolved's motion model."""
+    keyframes = SimpleNamespace(keyframes=[SimpleNamespace(default=True)])
+    attached = SimpleNamespace(
+        timestep_percent_range=(0.0, 1.0), keyframes=keyframes, scale_multival=None, effect_multival=0.5
+    )
+    info = SimpleNamespace(mm_format="AnimateDiff", mm_version="v2")
+    motion = SimpleNamespace(
+        model=SimpleNamespace(mm_info=info), get_attachment=lambda key: attached, hook_patches={}, patches_uuid=2
+    )
+    params = SimpleNamespace(apply_v2_properly=True, context_options=SimpleNamespace(view_options=None, extras=None))
+    config = type("SD15", (), {"unet_config": {"in_channels": 4}})()
+
+    def forward_timestep_embed_patch_ade() -> None: ...
+
+    options = {"patches": {"forward_timestep_embed_patch": [(object, forward_timestep_embed_patch_ade)]}}
+    given = {
+        "model": SimpleNamespace(model_config=config), "model_options": {"transformer_options": options},
+        "get_additional_models_with_key": lambda key: [motion], "additional_models": {"ADE": [motion]}, "wrappers": {},
+        "object_patches": {"model_sampling": 1}, "weight_wrapper_patches": {}, "injections": {"ADE": [1]},
+        "hook_patches": {}, "forced_hooks": None, "get_attachment": lambda key: params, "attached": attached,
+        "params": params, "motion": motion,
+    }  # fmt: skip
+    return SimpleNamespace(**given | changes)
+
+
+def test_facts_are_read() -> None:
+    facts = host.facts_of(_patcher())
+    assert facts == replace(PLAIN, objects=("model_sampling",), motion=(MotionFacts("AnimateDiff", "v2", 1.0, 0.5),))
+    assert why_not(facts) is None
+    assert host.facts_of(object()).family.startswith("unknown")
+
+
+def test_facts_that_matter_are_found() -> None:
+    model = _patcher(
+        wrappers={"apply_model": {"x": [print]}, "outer_sample": {"y": [print]}}, weight_wrapper_patches={"k": 1},
+        injections={"other": [1]}, hook_patches={"ref": 1},
+    )  # fmt: skip
+    model.model_options["transformer_options"]["patches"]["attn1_patch"] = [print]
+    model.model_options["transformer_options"]["patches_replace"] = {"attn2": {("input", 1): print}}
+    model.attached.keyframes.keyframes.append(SimpleNamespace(default=False))
+    model.attached.scale_multival = torch.ones(1)
+    model.attached.orig_camera_entries = [1]
+    model.params.apply_v2_properly = False
+    facts = host.facts_of(model)
+    assert facts.patches == ("attn1_patch", "attn2 replaced")
+    assert facts.wrappers == ("apply_model x",)
+    assert facts.objects[-1] == "weights of k"
+    assert facts.injections == ("other",)
+    assert facts.hooked
+    assert facts.motion[0].special == ("CameraCtrl", "keyframes")
+    assert facts.motion[0].scale is None
+    assert facts.special == ("run v2 motion models in the old way",)
+
+
+def _conditions(batch: int, **changes: Any) -> dict[str, Any]:
+    tokens = torch.randn(1, 7, 8).repeat(batch, 1, 1)
+    return {"c_crossattn": tokens, "transformer_options": {"cond_or_uncond": [0, 1]}} | changes
+
+
+def test_call_without_motion_is_split_by_prompt() -> None:
+    x, t = torch.zeros(6, 4, 8, 8), torch.full((6,), 3.0)
+    call = read_call(x, t, _conditions(6), motion=False)
+    assert (call.prompts, call.frames, call.tokens.shape) == (2, 3, (2, 1, 7, 8))
+    each = torch.randn(6, 7, 8)
+    assert read_call(x, t, _conditions(6, c_crossattn=each), motion=False).tokens.shape == (2, 3, 7, 8)
+
+
+def test_call_with_motion_is_split_by_window() -> None:
+    x, t = torch.zeros(8, 4, 8, 8), torch.full((8,), 3.0)
+    told = {"full_length": 9, "sub_idxs": [0, 1, 2, 3]}
+    options = {"cond_or_uncond": [0, 1], "ad_params": told}
+    call = read_call(x, t, _conditions(8, transformer_options=options), motion=True)
+    assert (call.prompts, call.frames) == (2, 4)
+    told.update(full_length=8, sub_idxs=None)
+    assert read_call(x, t, _conditions(8, transformer_options=options), motion=True).frames == 8
+
+
+_ZERO = torch.zeros(6, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"c_concat": _ZERO}, "c_concat"),
+        ({"y": _ZERO}, "brings y"),
+        ({"c_crossattn": None}, "no prompt"),
+        ({"transformer_options": {"patches": {"attn2_patch": [print]}}}, "attn2_patch"),
+        ({"transformer_options": {"wrappers": {"diffusion_model": {"fast": [print]}}}}, "fast"),
+        ({"transformer_options": {"cond_or_uncond": [0, 1, 2, 3]}}, "not of windows"),
+        ({"control": {"input": [_ZERO], "output": [], "middle": []}}, "T2I"),
+        ({"control": {"output": [None] * 12, "middle": [_ZERO]}}, "some blocks alone"),
+    ],
+)
+def test_calls_that_stay_comfyuis(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(EngineError, match=reason):
+        read_call(torch.zeros(6, 4, 8, 8), torch.full((6,), 3.0), _conditions(6, **changes), motion=False)
+    with pytest.raises(EngineError, match="different noise"):
+        read_call(torch.zeros(6, 4, 8, 8), torch.arange(6.0), _conditions(6), motion=False)
+
+
+def test_controls_come_in_the_order_of_the_skips() -> None:
+    control = {"input": [], "output": [torch.full((6, 1), float(i)) for i in range(12)], "middle": [torch.ones(6, 1)]}
+    call = read_call(torch.zeros(6, 4, 8, 8), torch.full((6,), 3.0), _conditions(6, control=control), motion=False)
+    assert call.residuals is not None
+    assert [float(part[0, 0]) for part in call.residuals] == [*range(12), 1]
+
+
+class _Levels:
+    """ComfyUI's model_sampling of noise-predicting models."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return x / (sigma.view(-1, 1, 1, 1) ** 2 + 1) ** 0.5
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return torch.tensor([self.inner.timestep(float(value)) for value in sigma])
+
+    def calculate_denoised(self, sigma: Tensor, eps: Tensor, x: Tensor) -> Tensor:
+        return x - eps * sigma.view(-1, 1, 1, 1)
+
+
+@pytest.fixture
+def wrapped(pipe: adt.BasicPipe) -> Accelerated:
+    base = SimpleNamespace(model_sampling=_Levels(pipe.model.model_sampling))
+    return Accelerated(base, Runner("torch", None, lambda: pipe.model.unet, None))
+
+
+def _arguments(pipe: adt.BasicPipe) -> dict[str, Any]:
+    x, tokens = torch.randn(6, 4, 8, 8), pipe.positive[0][0].repeat(6, 1, 1)
+    conditions = {"c_crossattn": tokens, "transformer_options": {"cond_or_uncond": [1, 0]}}
+    return {"input": x, "timestep": torch.full((6,), 4.0), "c": conditions, "cond_or_uncond": [1, 0]}
+
+
+def _unused(*_: Any, **__: Any) -> Tensor:
+    raise AssertionError("the untouched model was called")
+
+
+def test_runner_takes_the_call(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    args = _arguments(pipe)
+    denoised = wrapped(_unused, args)
+    x, levels = args["input"], pipe.model.model_sampling
+    alone = pipe.model.unet(x[None] / 17**0.5, levels.timestep(4.0), pipe.positive[0][0][None])[0]
+    assert relative_norm(denoised, x - 4.0 * alone) < 1e-5
+    assert (wrapped.calls, wrapped.fallbacks) == (1, 0)
+
+
+def test_uncovered_calls_go_to_the_untouched_model(
+    wrapped: Accelerated, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> Tensor:
+        raise UncoveredError("the engine was built for 256 to 512 pixels high, and this is 64")
+
+    wrapped.runner.open = lambda: refuse  # type: ignore[assignment, return-value]
+    args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert wrapped(lambda x, t, **c: untouched, args) is untouched
+    assert wrapped.fallbacks == 3
+    assert [record.getMessage().count("256 to 512") for record in caplog.records] == [1]
+
+
+def test_another_wrapper_stays_around(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    args = _arguments(pipe)
+    alone = wrapped(_unused, args)
+
+    def halve(apply_model: Any, given: dict[str, Any]) -> Tensor:
+        return apply_model(given["input"], given["timestep"], **given["c"]) / 2
+
+    both = Accelerated(wrapped.base_model, wrapped.runner, halve)
+    assert torch.equal(both(_unused, args), alone / 2)
+
+
+def test_cloning_a_model_copies_no_weights(wrapped: Accelerated) -> None:
+    assert copy.deepcopy({"model_function_wrapper": wrapped})["model_function_wrapper"] is wrapped
+
+
+def test_hooks_at_work_are_comfyuis(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    wrapped.base_model.current_patcher = SimpleNamespace(current_hooks="lora over time")
+    untouched = torch.ones(6, 4, 8, 8)
+    assert wrapped(lambda x, t, **c: untouched, _arguments(pipe)) is untouched
+
+
+def test_reason_is_logged_once(seen: stand_in.Seen, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture) -> None:
+    model = stand_in.Model(pipe.model)
+    model.model.model_config = type("SDXL", (), {"unet_config": {"in_channels": 4}})()
+    vars(model).update(vars(_patcher(model=model.model, get_attachment=model.get_attachment)))
+    with caplog.at_level(logging.INFO, logger="animdetail_trt"):
+        for _ in range(3):
+            same, reason = accelerate.accelerate(model, DetailerSettings())
+            assert same is model
+            assert "SDXL" in str(reason)
+    assert len(caplog.records) == 1
+    with pytest.raises(Exception, match="engines run on a CUDA GPU"):
+        check_engines_can_be()
+
+
+def test_effective_weights_are_files_that_are_found_again(tiny: Path, tmp_path: Path) -> None:
+    unet = {key: value for key, value in load_file(tiny / "tiny_sd15.safetensors").items() if key.startswith("model.")}
+    motion = load_file(tiny / "tiny_mm_v3.safetensors")
+    weights = Weights(unet, motion, 1.0, 0.5)
+    named = UNetFiles.of(weights, tmp_path, write=False)
+    assert list(tmp_path.iterdir()) == []
+    written = UNetFiles.of(weights, tmp_path, write=True)
+    assert written == named
+    assert torch.equal(
+        written.read_parts().unet["conv_in.weight"], unet["model.diffusion_model.input_blocks.0.0.weight"]
+    )
+    read = written.read_motion()
+    taken = weights.module("v3")
+    assert read is not None
+    assert taken is not None
+    assert all(torch.equal(read.tensors[key], value) for key, value in taken.tensors.items())
+    changed = {**unet, "model.diffusion_model.out.2.bias": unet["model.diffusion_model.out.2.bias"] + 1}
+    assert UNetFiles.of(Weights(changed, None, 1, 1), tmp_path, write=False).checkpoint != named.checkpoint
+
+
+def test_engine_is_counted_and_unloaded_when_asked(seen: stand_in.Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    patcher = host.patcher_of_engine(lambda: closed.append(True), 1000)
+    assert patcher.model_size() == 1000
+    assert patcher.loaded_size() == 0
+    assert patcher.partially_load("cuda") == 1000
+    assert patcher.loaded_size() == 1000
+    patcher.detach(unpatch_all=False)  # a clone takes its place
+    assert not closed
+    assert patcher.partially_unload("cpu", 10) == 1000
+    assert closed == [True]
+    assert patcher.loaded_size() == 0

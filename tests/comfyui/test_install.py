@@ -1,0 +1,129 @@
+"""``animdetail-trt comfyui``: one file goes in, just that comes out; workflows keep all but the names."""
+
+from __future__ import annotations
+
+import json
+import py_compile
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from animdetail_trt.comfyui.install import FILE_NAME
+from outcome import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def comfyui(tmp_path: Path) -> Path:
+    root = tmp_path / "ComfyUI"
+    for name in ("main.py", "comfy/samplers.py", "custom_nodes/other.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("# theirs\n")
+    return root
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A Python that imports all it is told to."""
+    path = tmp_path / "python"
+    path.write_text("#!/bin/sh\nexit 0\n")
+    path.chmod(0o755)
+    return path
+
+
+def _contents(root: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
+
+
+def test_install_is_one_file_and_uninstall_leaves_nothing(run: Run, comfyui: Path, python: Path) -> None:
+    before = _contents(comfyui)
+    assert run("comfyui", "install", comfyui, "--python", sys.executable).code == 0
+    installed = _contents(comfyui)
+    assert set(installed) - set(before) == {str(comfyui / "custom_nodes" / FILE_NAME)}
+    again = run("comfyui", "install", comfyui, "--python", python)
+    assert again.code == 0
+    assert "already there" in again.out
+    assert _contents(comfyui) == installed
+    py_compile.compile(str(comfyui / "custom_nodes" / FILE_NAME), doraise=True)  # as ComfyUI's import leaves it
+    assert run("comfyui", "uninstall", comfyui).code == 0
+    assert _contents(comfyui) == before
+    assert "nothing" in run("comfyui", "uninstall", comfyui).out
+
+
+def test_another_packs_compiled_files_stay(run: Run, comfyui: Path, python: Path) -> None:
+    py_compile.compile(str(comfyui / "custom_nodes" / "other.py"), doraise=True)
+    before = _contents(comfyui)
+    run("comfyui", "install", comfyui, "--python", python)
+    py_compile.compile(str(comfyui / "custom_nodes" / FILE_NAME), doraise=True)
+    run("comfyui", "uninstall", comfyui)
+    assert _contents(comfyui) == before
+
+
+@pytest.mark.parametrize("missing", ["main.py", "comfy/samplers.py"])
+def test_what_is_no_comfyui_is_refused(run: Run, comfyui: Path, missing: str) -> None:
+    (comfyui / missing).unlink()
+    before = _contents(comfyui)
+    for action in ("install", "uninstall"):
+        outcome = run("comfyui", action, comfyui)
+        assert outcome.code == 2
+        assert f"is not a ComfyUI: {missing} is not in it" in outcome.err
+    assert "Give the folder that holds custom_nodes" in run("comfyui", "install", comfyui / "custom_nodes").err
+    assert _contents(comfyui) == before
+
+
+def test_a_file_of_the_users_is_left(run: Run, comfyui: Path) -> None:
+    mine = comfyui / "custom_nodes" / FILE_NAME
+    mine.write_text("# mine\n")
+    for action in ("install", "uninstall"):
+        outcome = run("comfyui", action, comfyui)
+        assert outcome.code == 2
+        assert "was not written by this program" in outcome.err
+    assert mine.read_text() == "# mine\n"
+
+
+def test_python_that_lacks_the_package_is_named(run: Run, comfyui: Path) -> None:
+    python = comfyui / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "ModuleNotFoundError: No module named animdetail_trt" >&2\nexit 1\n')
+    python.chmod(0o755)
+    outcome = run("comfyui", "install", comfyui)
+    assert outcome.code == 1
+    assert f"{python} -m pip install animdetail-trt" in outcome.err
+    assert (comfyui / "custom_nodes" / FILE_NAME).exists()
+
+
+def test_installed_file_names_the_remedy(
+    comfyui: Path, run: Run, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("comfyui", "install", comfyui, "--python", python)
+    source = (comfyui / "custom_nodes" / FILE_NAME).read_text()
+    monkeypatch.setitem(sys.modules, "animdetail_trt.comfyui.nodes", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install animdetail-trt"):
+        exec(compile(source, FILE_NAME, "exec"), {})
+
+
+_API = {"1": {"class_type": "DetailerForEachPipeForAnimateDiff", "inputs": {"steps": 20, "segs": ["2", 0]}}}
+_UI = {
+    "nodes": [
+        {"id": 3, "type": "SEGSPaste", "widgets_values": [5, 255], "properties": {"Node name for S&R": "SEGSPaste"}},
+        {"id": 4, "type": "KSampler", "widgets_values": ["SEGSPaste"]},
+    ],
+    "definitions": {"subgraphs": [{"nodes": [{"type": "MaskToSEGS_for_AnimateDiff"}]}]},
+}
+
+
+@pytest.mark.parametrize(("workflow", "count"), [(_API, 1), (_UI, 2)])
+def test_swap_changes_the_names_and_back(run: Run, tmp_path: Path, workflow: Any, count: int) -> None:
+    given, swapped, back = (tmp_path / f"{name}.json" for name in ("given", "swapped", "back"))
+    given.write_text(json.dumps(workflow))
+    assert f"swapped {count} node" in run("comfyui", "swap", given, "-o", swapped).out
+    text = swapped.read_text()
+    assert text.count("AnimDetail_") == {1: 1, 2: 3}[count]
+    assert json.loads(text.replace("AnimDetail_", "")) == workflow
+    assert run("comfyui", "swap", swapped, "--back", "-o", back).code == 0
+    assert json.loads(back.read_text()) == workflow
+    assert "none of the nodes" in run("comfyui", "swap", given, "--back").err
