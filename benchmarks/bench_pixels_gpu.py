@@ -55,6 +55,8 @@ class Inputs:
     masks: Tensor  # (f, crop, crop)
     feathered: Tensor
     feathered_masks: Tensor
+    half_pixels: Tensor  # float16, as a VAE may read and write them
+    byte_patch: Tensor  # uint8, as the detailer brings new crops to the host
 
 
 def make_inputs(args: argparse.Namespace, crop: int, size: int) -> Inputs:
@@ -62,7 +64,8 @@ def make_inputs(args: argparse.Namespace, crop: int, size: int) -> Inputs:
     masks = torch.rand(args.frames, crop, crop, device="cuda")
     pixels = torch.rand(args.frames, 3, size, size, device="cuda") * 2.4 - 1.2
     patch = torch.rand(args.frames, crop, crop, 3, device="cuda")
-    return Inputs(canvas, pixels, patch, masks[0].clone(), masks, masks[0].clone(), masks.clone())
+    narrow = pixels.half(), (255 * patch).byte()
+    return Inputs(canvas, pixels, patch, masks[0].clone(), masks, masks[0].clone(), masks.clone(), *narrow)
 
 
 def make_ops(args: argparse.Namespace, crop: int, size: int) -> list[Op]:
@@ -75,8 +78,10 @@ def make_ops(args: argparse.Namespace, crop: int, size: int) -> list[Op]:
     region = (x, y, x + crop, y + crop)
     taps = (2 * args.feather + 1) ** 2
 
-    def op(name: str, floats: int, call: Callable[[Inputs], object], multiply_adds: int = 0) -> Op:
-        return Op(name, FLOAT_BYTES * floats, [partial(call, one) for one in sets], multiply_adds)
+    def op(
+        name: str, floats: int, call: Callable[[Inputs], object], multiply_adds: int = 0, narrow_bytes: int = 0
+    ) -> Op:
+        return Op(name, FLOAT_BYTES * floats + narrow_bytes, [partial(call, one) for one in sets], multiply_adds)
 
     return [
         op(
@@ -98,6 +103,24 @@ def make_ops(args: argparse.Namespace, crop: int, size: int) -> list[Op]:
             "paste_from_vae",
             size_floats + 2 * crop_floats + crop * crop,
             lambda one: ops.paste_from_vae(one.canvas, one.pixels, one.mask, (x, y), (crop, crop)),
+        ),
+        op(
+            "crop_resize_to_vae_into, float16",
+            crop_floats,
+            lambda one: ops.crop_resize_to_vae_into(one.half_pixels, one.canvas, region, (size, size)),
+            narrow_bytes=2 * size_floats,
+        ),
+        op(
+            "resize_from_vae_into, float16 to 8 bits",
+            0,
+            lambda one: ops.resize_from_vae_into(one.byte_patch, one.half_pixels),
+            narrow_bytes=2 * size_floats + crop_floats,
+        ),
+        op(
+            "alpha_paste, 8 bits",
+            2 * crop_floats + crop * crop,
+            lambda one: ops.alpha_paste(one.canvas, one.byte_patch, one.mask, (x, y)),
+            narrow_bytes=crop_floats,
         ),
         op(
             "feather_mask_into, a mask a frame",
