@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.
 NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-results gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-engines lint format clean
+.PHONY: help install demo test bench bench-results gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-suite gpu-engines lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -83,6 +83,10 @@ gpu-sanitize: gpu-build
 
 gpu-bench: gpu-build
 	$(GPU_ENV) $(PYTHON) benchmarks/bench_pixels_gpu.py --output $(RESULTS)
+
+# Stable Diffusion 1.5 at full size, every backend that is there: bench.json and bench.html, in less than ten minutes.
+gpu-suite: gpu-build
+	$(GPU_ENV) $(PYTHON) -m animdetail_trt bench --suite full --output $(RESULTS)/suite
 
 # Needs a TensorRT that runs on the card: REQUIRE=tensorrt, or tensorrt_rtx, fails without it.
 gpu-engines: gpu-build
