@@ -14,6 +14,7 @@ from torch import Tensor
 import animdetail_trt as adt
 from animdetail_trt.detailer import canvas as canvas_module
 from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.detailer import transfer
 from animdetail_trt.detailer.canvas import DeviceCanvas, HostCanvas
 from animdetail_trt.detailer.transfer import Lane
 from golden_cases import load_case
@@ -112,6 +113,38 @@ def test_segs_detailer(tiny: Path, place: Place) -> None:
     place(False)
     for found, wanted in zip(run_segs(), expected, strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_the_frames_leave_as_the_last_segment_is_pasted(
+    tiny: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(True)
+    sent: list[tuple[int, int]] = []
+    pasted: list[tuple[int, int]] = []
+    paste, send = DeviceCanvas.paste, DeviceCanvas.send
+
+    def count_paste(canvas: DeviceCanvas, part: slice, *rest: Any) -> None:
+        pasted.append((part.start, part.stop))
+        paste(canvas, part, *rest)
+
+    def count_send(canvas: DeviceCanvas, part: slice) -> None:
+        sent.append((part.start, part.stop))
+        assert pasted[-1] == sent[-1]
+        send(canvas, part)
+
+    monkeypatch.setattr(DeviceCanvas, "paste", count_paste)
+    monkeypatch.setattr(DeviceCanvas, "send", count_send)
+    run("two_segments", tiny, monkeypatch)
+    assert len(sent) > 1
+    assert pasted == 2 * sent
+
+
+def test_a_gpu_is_named_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors' devices have one, and "cuda" is not equal to "cuda:1"."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(transfer, "_stream_of", lambda device: None)
+    assert transfer.CudaCopyStream(torch.device("cuda")).device == torch.device("cuda:1")
+    assert transfer.CudaCopyStream(torch.device("cuda:0")).device == torch.device("cuda:0")
 
 
 def test_a_clip_travels_once_each_way() -> None:

@@ -72,6 +72,7 @@ class HostCanvas:
     def __init__(self, frames: Tensor, lane: Lane | None = None) -> None:
         self._frames = frames
         self._lane = lane
+        self._is_settled = True
         self.device = CPU if lane is None else lane.device
         self.shape = tuple(frames.shape)
 
@@ -94,18 +95,25 @@ class HostCanvas:
 
     def paste(self, part: slice, patch: Tensor, kept: Tensor, weight: Tensor, left_top: tuple[int, int]) -> None:
         blend = partial(ops.alpha_paste, self._frames[part], kept, weight, left_top)
-        blend() if self._lane is None else self._lane.then(blend)
+        if self._lane is None:
+            blend()
+        else:
+            self._lane.then(blend)
+            self._is_settled = False
 
     def send(self, part: slice) -> None:
         """They are there."""
 
     def finish(self) -> Tensor:
-        return self._settled()
+        if self._lane is not None:
+            self._lane.finish()
+        return self._frames
 
     def _settled(self) -> Tensor:
         """The frames with all in them that was pasted."""
-        if self._lane is not None:
+        if self._lane is not None and not self._is_settled:
             self._lane.finish()
+            self._is_settled = True
         return self._frames
 
 
@@ -202,4 +210,5 @@ def _bytes_on(device: torch.device, kept: Tensor) -> Tensor:
 
 def _fits(frames: Tensor, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # kept by torch, and unused
     return frames.numel() * frames.element_size() <= MEMORY_SHARE * free

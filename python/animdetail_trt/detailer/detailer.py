@@ -119,7 +119,7 @@ class DetailerForEachPipeForAnimateDiff:
             _begin(observer, index, plan)
             steered, images = with_controls(canvas, plan, painter)
             cnet_images += images
-            is_last = plan is plans[-1] and not hooks.has("post_paste")
+            is_last = index == len(plans) - 1 and not hooks.has("post_paste")
             pasting = _Pasting(canvas, plan, feather, is_last, partial(timed, observer, index, "paste"))
             crops = detail_segment(canvas, plan, steered, index, observer, pasting)
             if hooks.has("post_paste"):

@@ -25,7 +25,8 @@ class Observer:
         """Sampler step ``step`` (1 .. steps) of segment ``index`` is done."""
 
     def stage(self, index: int, name: str, elapsed_ms: float) -> None:
-        """Stage ``name`` of segment ``index`` is done: encode and decode (with the resize), sample, paste, hook."""
+        """Stage ``name`` of segment ``index``, or a part of it, is done: encode and decode (with the resize), sample,
+        paste, hook. On a GPU that means asked for: the time until it is done shows where the host waits, in sample."""
 
     def end_segment(self, index: int) -> None: ...
 

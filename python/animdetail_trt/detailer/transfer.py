@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -46,8 +47,9 @@ class CudaCopyStream:
     """A stream of its own beside torch's current one of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device)
+        # With its number, as the devices of tensors have it: "cuda" and "cuda:0" are not equal.
+        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        self._stream = _stream_of(self.device)
 
     def empty(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         with torch.cuda.stream(self._stream):
@@ -71,6 +73,12 @@ class CudaCopyStream:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         target.record_stream(current)
+
+
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    """One for all runs: torch keeps freed memory for the stream that it was made in."""
+    return torch.cuda.Stream(device)
 
 
 @dataclass
