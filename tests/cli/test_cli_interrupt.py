@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-# Background jobs of a shell inherit an ignored SIGINT; a terminal's do not.
+# Background jobs of a shell inherit an ignored SIGINT, and those of nohup an ignored SIGHUP; a terminal's do not.
 _PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from animdetail_trt.cli import main
 sys.exit(main(sys.argv[1:]))
 """
