@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 from dataclasses import dataclass, field
@@ -40,16 +41,42 @@ class Model:
 
     def __init__(self, inner: DiffusionModel) -> None:
         self.inner = inner
-        self.model = types.SimpleNamespace(
+        self.patches_uuid = 0
+        self.model: Any = types.SimpleNamespace(
             latent_format="SD15", process_latent_out=lambda latent: latent / LATENT_SCALE
         )
         self.model_options: dict[str, Any] = {"transformer_options": {}}
         self.attachments: dict[str, Any] = {}
+        self.additional_models: dict[str, list[Any]] = {}
+        self.wrappers: dict[str, Any] = {}
+        self.object_patches: dict[str, Any] = {}
+        self.weight_wrapper_patches: dict[str, Any] = {}
+        self.injections: dict[str, Any] = {}
+        self.hook_patches: dict[str, Any] = {}
+        self.forced_hooks = None
 
     def clone(self) -> Model:
-        clone = Model(self.inner)
-        clone.model_options, clone.attachments = dict(self.model_options), dict(self.attachments)
+        clone = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                setattr(clone, name, dict(value))
         return clone
+
+    def add_patches(self, patches: dict[str, Any]) -> None:
+        """Of weights, as a LoRA's."""
+        self.patches_uuid += 1
+
+    def set_model_unet_function_wrapper(self, wrapper: Any) -> None:
+        self.model_options["model_function_wrapper"] = wrapper
+
+    def set_additional_models(self, key: str, models: list[Any]) -> None:
+        self.additional_models[key] = models
+
+    def remove_additional_models(self, key: str) -> None:
+        self.additional_models.pop(key, None)
+
+    def get_additional_models_with_key(self, key: str) -> list[Any]:
+        return self.additional_models.get(key, [])
 
     def get_model_object(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -158,6 +185,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, interface: dict[str, Any]) -> Seen:
     management = module(
         "comfy.model_management",
         throw_exception_if_processing_interrupted=throw_if_interrupted,
+        InterruptProcessingException=InterruptedByUserError,
         get_torch_device=lambda: torch.device("cpu"),
         get_free_memory=lambda device: seen.free_bytes,
         unet_offload_device=lambda: torch.device("cpu"),

@@ -20,7 +20,7 @@ import animdetail_trt as adt
 from animdetail_trt.comfyui import accelerate, host
 from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
-from animdetail_trt.comfyui.settings import DetailerSettings
+from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
 from animdetail_trt.comfyui.unet import Runner, UNetFiles, Weights, check_engines_can_be
 from animdetail_trt.errors import EngineError, UncoveredError
 from golden_cases import relative_norm
@@ -90,7 +90,7 @@ def _patcher(**changes: Any) -> Any:
         "get_additional_models_with_key": lambda key: [motion], "additional_models": {"ADE": [motion]}, "wrappers": {},
         "object_patches": {"model_sampling": 1}, "weight_wrapper_patches": {}, "injections": {"ADE": [1]},
         "hook_patches": {}, "forced_hooks": None, "get_attachment": lambda key: params, "attached": attached,
-        "params": params, "motion": motion,
+        "params": params, "motion": motion, "patches_uuid": 1,
     }  # fmt: skip
     return SimpleNamespace(**given | changes)
 
@@ -100,6 +100,18 @@ def test_facts_are_read() -> None:
     assert facts == replace(PLAIN, objects=("model_sampling",), motion=(MotionFacts("AnimateDiff", "v2", 1.0, 0.5),))
     assert why_not(facts) is None
     assert host.facts_of(object()).family.startswith("unknown")
+
+
+def test_a_model_that_cannot_be_read_is_comfyuis(seen: stand_in.Seen, pipe: adt.BasicPipe) -> None:
+    """A unet_config without in_channels is a KeyError, options that are a list a TypeError."""
+    model = stand_in.Model(pipe.model)
+    model.model.model_config = type("SD15", (), {"unet_config": {}})()
+    same, reason = accelerate.accelerate(model, DetailerSettings())
+    assert same is model
+    assert "KeyError: 'in_channels'" in str(reason)
+    model.model.model_config.unet_config["in_channels"] = [4]
+    assert "TypeError" in host.facts_of(model).family
+    assert accelerate.accelerate(object(), DetailerSettings())[1] is not None
 
 
 def test_facts_that_matter_are_found() -> None:
@@ -194,9 +206,26 @@ class _Levels:
 
 
 @pytest.fixture
-def wrapped(pipe: adt.BasicPipe) -> Accelerated:
-    base = SimpleNamespace(model_sampling=_Levels(pipe.model.model_sampling))
-    return Accelerated(base, Runner("torch", None, lambda: pipe.model.unet, None))
+def model(seen: stand_in.Seen, pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch) -> stand_in.Model:
+    """A MODEL that our UNet can take the place of, and that is sampled now."""
+    model = stand_in.Model(pipe.model)
+    model.model.model_config = type("SD15", (), {"unet_config": {"in_channels": 4}})()
+    model.model.model_sampling = _Levels(pipe.model.model_sampling)
+    model.model.current_patcher = model
+    runner = Runner("torch", None, lambda: pipe.model.unet, None)
+    monkeypatch.setattr(accelerate, "make_runner", lambda *_: replace(runner))
+    return model
+
+
+@pytest.fixture
+def wrapped(model: stand_in.Model) -> Accelerated:
+    return _wrapper(accelerate.accelerate(model, DetailerSettings())[0])
+
+
+def _wrapper(model: Any) -> Accelerated:
+    wrapper = host.unet_wrapper(model)
+    assert isinstance(wrapper, Accelerated)
+    return wrapper
 
 
 def _arguments(pipe: adt.BasicPipe) -> dict[str, Any]:
@@ -240,7 +269,7 @@ def test_another_wrapper_stays_around(wrapped: Accelerated, pipe: adt.BasicPipe)
     def halve(apply_model: Any, given: dict[str, Any]) -> Tensor:
         return apply_model(given["input"], given["timestep"], **given["c"]) / 2
 
-    both = Accelerated(wrapped.base_model, wrapped.runner, halve)
+    both = Accelerated(wrapped.base_model, wrapped.runner, wrapped.weights, halve)
     assert torch.equal(both(_unused, args), alone / 2)
 
 
@@ -249,9 +278,104 @@ def test_cloning_a_model_copies_no_weights(wrapped: Accelerated) -> None:
 
 
 def test_hooks_at_work_are_comfyuis(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
-    wrapped.base_model.current_patcher = SimpleNamespace(current_hooks="lora over time")
+    wrapped.base_model.current_patcher.current_hooks = "lora over time"
     untouched = torch.ones(6, 4, 8, 8)
     assert wrapped(lambda x, t, **c: untouched, _arguments(pipe)) is untouched
+
+
+def _weight_patched(model: stand_in.Model) -> None:
+    model.add_patches({"diffusion_model.out.2.bias": 1})
+
+
+def _object_patched(model: stand_in.Model) -> None:
+    model.object_patches["diffusion_model.middle_block.1"] = print
+
+
+def _untold(model: stand_in.Model) -> None:
+    model.model.current_patcher = None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(_weight_patched, "LoRA"), (_object_patched, "middle_block"), (_untold, "does not tell")]
+)
+def test_what_comes_after_is_not_ignored(
+    model: stand_in.Model, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture, change: Any, reason: str
+) -> None:
+    later = accelerate.accelerate(model, DetailerSettings())[0].clone()
+    model.model.current_patcher = later
+    _wrapper(later)(_unused, _arguments(pipe))
+    change(later)
+    untouched = torch.ones(6, 4, 8, 8)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert _wrapper(later)(lambda x, t, **c: untouched, _arguments(pipe)) is untouched
+    assert [record.getMessage().count(reason) for record in caplog.records] == [1]
+
+
+def test_a_harmless_patch_after_it_changes_nothing(model: stand_in.Model, pipe: adt.BasicPipe) -> None:
+    later = accelerate.accelerate(model, DetailerSettings())[0].clone()
+    later.object_patches["model_sampling"] = 1
+    later.hook_patches["of another prompt"] = 1
+    model.model.current_patcher = later
+    _wrapper(later)(_unused, _arguments(pipe))
+    assert accelerate.accelerate(later, DetailerSettings())[0] is later
+
+
+def test_an_accelerated_model_with_newer_patches_is_decided_on_anew(model: stand_in.Model, pipe: adt.BasicPipe) -> None:
+    model.set_model_unet_function_wrapper(_unused)
+    first = accelerate.accelerate(model, DetailerSettings())[0]
+    assert accelerate.accelerate(first, DetailerSettings()) == (first, None)
+    later = first.clone()
+    _weight_patched(later)
+    second, reason = accelerate.accelerate(later, DetailerSettings())
+    assert reason is None
+    assert _wrapper(second).runner is not _wrapper(first).runner
+    assert _wrapper(second).inner is _unused
+    assert _wrapper(second).weights != _wrapper(first).weights
+    assert _wrapper(accelerate.accelerate(later, DetailerSettings())[0]).runner is _wrapper(second).runner
+    _object_patched(later)
+    bare, reason = accelerate.accelerate(later, DetailerSettings())
+    assert "middle_block" in str(reason)
+    assert host.unet_wrapper(bare) is _unused
+    assert bare.additional_models == {}
+
+
+def test_comfyui_when_asked_for_is_comfyui(model: stand_in.Model) -> None:
+    accelerated, _ = accelerate.accelerate(model, DetailerSettings())
+    bare, reason = accelerate.accelerate(accelerated, DetailerSettings(run="comfyui"))
+    assert "ask for ComfyUI" in str(reason)
+    assert host.unet_wrapper(bare) is None
+    assert bare.additional_models == {}
+    assert _wrapper(accelerated)
+
+
+def test_the_last_node_on_the_wire_decides(model: stand_in.Model) -> None:
+    from animdetail_trt.comfyui.nodes import AccelerateModel
+
+    asked = with_settings(model, DetailerSettings(run="comfyui", vae_frames=3))
+    (accelerated,) = AccelerateModel().doit(asked, "torch", "auto")
+    assert settings_of(accelerated) == DetailerSettings(run="torch", vae_frames=3)
+    assert accelerate.accelerate(accelerated, settings_of(accelerated)) == (accelerated, None)
+
+
+@pytest.mark.parametrize("control", [7, {"output": 3}, {"output": [1] * 12, "middle": [2]}, {"middle": {}}])
+def test_whatever_goes_wrong_comfyui_runs_the_call(wrapped: Accelerated, pipe: adt.BasicPipe, control: Any) -> None:
+    args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
+    args["c"]["control"] = control
+    assert wrapped(lambda x, t, **c: untouched, args) is untouched
+
+
+@pytest.mark.parametrize("error", [KeyError("sub_idxs"), IndexError(), TypeError("x"), torch.OutOfMemoryError("full")])
+def test_every_error_of_a_runner_but_the_interrupt(wrapped: Accelerated, pipe: adt.BasicPipe, error: Exception) -> None:
+    def fail(*_: Any) -> Tensor:
+        raise error
+
+    wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
+    untouched = torch.ones(6, 4, 8, 8)
+    assert wrapped(lambda x, t, **c: untouched, _arguments(pipe)) is untouched
+    error = stand_in.InterruptedByUserError()
+    with pytest.raises(stand_in.InterruptedByUserError):
+        wrapped(_unused, _arguments(pipe))
 
 
 def test_reason_is_logged_once(seen: stand_in.Seen, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import py_compile
 import sys
@@ -85,6 +86,42 @@ def test_a_file_of_the_users_is_left(run: Run, comfyui: Path) -> None:
     assert mine.read_text() == "# mine\n"
 
 
+@pytest.mark.parametrize("linked", ["nowhere", FILE_NAME])
+def test_a_link_that_leads_nowhere_is_refused(run: Run, comfyui: Path, python: Path, linked: str) -> None:
+    link = comfyui / "custom_nodes" / FILE_NAME
+    link.symlink_to(linked)
+    for action in (("install", comfyui, "--python", python), ("uninstall", comfyui)):
+        outcome = run("comfyui", *action)
+        assert outcome.code == 2
+        assert f"is a link to {linked}, which is not there" in outcome.err
+    assert link.is_symlink()
+    assert not (comfyui / "custom_nodes" / "nowhere").exists()
+
+
+def test_a_path_that_the_system_refuses_is_told(run: Run, tmp_path: Path) -> None:
+    for action in ("install", "uninstall"):
+        outcome = run("comfyui", action, tmp_path / ("x" * 300))
+        assert outcome.code == 2
+        assert "File name too long" in outcome.err
+        assert "Traceback" not in outcome.err
+
+
+def test_a_write_that_fails_leaves_no_half_file(
+    run: Run, comfyui: Path, python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = _contents(comfyui)
+    monkeypatch.setattr(Path, "write_bytes", half)
+    outcome = run("comfyui", "install", comfyui, "--python", python)
+    assert outcome.code == 2
+    assert "the disk is full" in outcome.err
+    assert _contents(comfyui) == before
+
+
 def test_python_that_lacks_the_package_is_named(run: Run, comfyui: Path) -> None:
     python = comfyui / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -127,3 +164,33 @@ def test_swap_changes_the_names_and_back(run: Run, tmp_path: Path, workflow: Any
     assert run("comfyui", "swap", swapped, "--back", "-o", back).code == 0
     assert json.loads(back.read_text()) == workflow
     assert "none of the nodes" in run("comfyui", "swap", given, "--back").err
+
+
+def test_swap_in_place_keeps_what_no_encoding_holds(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "workflow.json"
+    path.write_text('{"1": {"class_type": "SEGSPaste", "_meta": {"title": "\\ud83d \\u00e9"}}}')
+    given = json.loads(path.read_text())
+    assert run("comfyui", "swap", path, "-o", path).code == 0
+    assert json.loads(path.read_text().replace("AnimDetail_", "")) == given
+    assert json.loads(run("comfyui", "swap", path, "--back").out) == given
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"[" * 990 + b"]" * 990, "nested too deeply"),
+        (b"{", "cannot read the workflow"),
+        (b"\xff\xfe", "cannot read the workflow"),
+        (b"1" * 10_000, "cannot read the workflow"),
+    ],
+)
+def test_a_workflow_that_cannot_be_read_is_left(run: Run, tmp_path: Path, data: bytes, reason: str) -> None:
+    path = tmp_path / "workflow.json"
+    path.write_bytes(data)
+    outcome = run("comfyui", "swap", path, "-o", path)
+    assert outcome.code == 2
+    assert reason in outcome.err
+    assert "Traceback" not in outcome.err
+    assert path.read_bytes() == data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ from safetensors.torch import load_file
 from animdetail_trt.comfyui import build, host, unet
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts
 from animdetail_trt.comfyui.settings import DetailerSettings
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import InputError, MediaError
 from animdetail_trt.models.engines import UNetVariant
 from animdetail_trt.models.runners import Runners
-from animdetail_trt.trt.flavour import Flavour
+from animdetail_trt.trt.flavour import Card, Flavour
 from animdetail_trt.trt.profile import Range
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,8 @@ def test_what_is_built_is_what_is_looked_for(model: Any, tmp_path: Path, monkeyp
         built.append(job)
         return SimpleNamespace(name="unet-1"), True
 
-    monkeypatch.setattr(build, "find_cards", lambda: ([SimpleNamespace(capability="8.9")], ""))
+    monkeypatch.setattr(build, "find_cards", lambda: ([Card(0, "a", "7.5", 1, "13"), Card(1, "b", "8.9", 1, "13")], ""))
+    monkeypatch.setattr(host, "inference_device", lambda: torch.device("cuda", 1))
     monkeypatch.setattr(build, "choose_flavour", lambda name, capability: flavour)
     monkeypatch.setattr(build, "check_target", lambda flavour, capability: capability)
     monkeypatch.setattr(build, "build", note)
@@ -126,9 +128,25 @@ def test_build_says_why_it_cannot(model: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(build, "find_cards", lambda: ([], "no driver"))
     with pytest.raises(InputError, match="no GPU here .*no driver"):
         build.build_engine(model, DetailerSettings(), sizes, UNetVariant())
+    monkeypatch.setattr(build, "find_cards", lambda: ([Card(0, "a", "7.5", 1, "13")], ""))
+    monkeypatch.setattr(host, "inference_device", lambda: torch.device("cuda", 1))
+    with pytest.raises(InputError, match="GPU 1, and only 1"):
+        build.build_engine(model, DetailerSettings(), sizes, UNetVariant())
     monkeypatch.setattr(host, "facts_of", lambda model: ModelFacts("SDXL", 4))
     with pytest.raises(InputError, match="SDXL"):
         build.build_engine(model, DetailerSettings(), sizes, UNetVariant())
+
+
+def test_weights_on_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(MediaError, match="the disk is full"):
+        unet.UNetFiles.of(unet.Weights({"model.x": torch.ones(9)}, None, 1, 1), tmp_path, write=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("run", ["torch", "auto"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from animdetail_trt.comfyui.install import install, python_of, uninstall, why_not_importable
 from animdetail_trt.comfyui.swap import swap
 from animdetail_trt.errors import InputError
+from animdetail_trt.media.staging import check_writable, staged_file
 
 if TYPE_CHECKING:
     _Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -66,18 +67,20 @@ def run_uninstall(args: argparse.Namespace) -> int:
 def run_swap(args: argparse.Namespace) -> int:
     try:
         workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
+        swapped, count = swap(workflow, back=args.back)
+        # In ASCII every title can be written, half of a surrogate pair too.
+        text = json.dumps(swapped, indent=2) + "\n"
+    except RecursionError:
+        raise InputError(f"{args.workflow} is nested too deeply for a workflow") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the workflow {args.workflow}: {error}") from None
-    swapped, count = swap(workflow, back=args.back)
     if not count:
         raise InputError(f"{args.workflow} holds none of the nodes that this program has another of")
-    text = json.dumps(swapped, indent=2, ensure_ascii=False) + "\n"
     if args.output is None:
         sys.stdout.write(text)
         return 0
-    try:
-        args.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {args.output}: {error.strerror}") from None
+    check_writable(args.output)
+    with staged_file(args.output) as scratch:
+        scratch.write_text(text, encoding="ascii")
     print(f"swapped {count} node{'s' if count > 1 else ''}: {args.output}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.comfyui import host
-from animdetail_trt.comfyui.facts import why_not
+from animdetail_trt.comfyui.facts import ModelFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, make_runner
 from animdetail_trt.errors import AnimDetailError, EngineError
@@ -39,21 +39,24 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
 
     The decision and its reason are logged once for a MODEL.
     """
+    wrapper, bare = host.unet_wrapper(model), model
+    if isinstance(wrapper, Accelerated):
+        if settings.run != "comfyui" and wrapper.why_not(model) is None:
+            return model, None
+        bare = host.without_unet_wrapper(model, wrapper.inner)  # and decide anew
     if settings.run == "comfyui":
-        return model, "the settings ask for ComfyUI"
-    if isinstance(host.unet_wrapper(model), Accelerated):
-        return model, None
-    facts = host.facts_of(model)
+        return bare, "the settings ask for ComfyUI"
+    facts = host.facts_of(bare)
     reason = why_not(facts)
     key: tuple[Any, ...] = (facts, settings.run, settings.precision, reason)
     if reason is None:
-        key += host.weights_id(model)
+        key += host.weights_id(bare)
     made = host.attachment(model, _KEY)
     if not isinstance(made, _Made) or made.key != key:
         runner = None
         if reason is None:
             try:
-                runner = make_runner(model, facts, settings)
+                runner = make_runner(bare, facts, settings)
             except Unavailable as error:
                 reason = str(error)
             except Exception as error:  # whatever it is, ComfyUI can run the MODEL
@@ -64,16 +67,27 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
         told = f"ComfyUI runs it: {reason}" if runner is None else f"its UNet runs in {runner.name}"
         logger.info("animdetail: MODEL %s: %s", facts.family, told)
     if made.runner is None:
-        return model, made.reason
-    wrapper = Accelerated(model.model, made.runner, host.unet_wrapper(model))
-    return host.with_unet_wrapper(model, wrapper, made.runner.patcher), None
+        return bare, made.reason
+    accelerated = Accelerated(bare.model, made.runner, weights_of(bare, facts), host.unet_wrapper(bare))
+    return host.with_unet_wrapper(bare, accelerated, made.runner.patcher), None
+
+
+def weights_of(model: Any, facts: ModelFacts) -> tuple[Any, ...]:
+    """What a runner is made of: it is another where they differ."""
+    return (*host.weights_id(model), facts.motion)
 
 
 class Accelerated:
-    """ComfyUI's ``model_function_wrapper``. inner: another one that was there: it wraps what runs, as before"""
+    """ComfyUI's ``model_function_wrapper``.
 
-    def __init__(self, base_model: Any, runner: Runner, inner: host.UNetWrapper | None = None) -> None:
-        self.base_model, self.runner, self.inner = base_model, runner, inner
+    weights: ``weights_of`` the MODEL that the runner was made of
+    inner: another wrapper that was there: it wraps what runs, as before
+    """
+
+    def __init__(
+        self, base_model: Any, runner: Runner, weights: tuple[Any, ...], inner: host.UNetWrapper | None = None
+    ) -> None:
+        self.base_model, self.runner, self.weights, self.inner = base_model, runner, weights, inner
         self.calls = self.fallbacks = 0
         self._told: set[str] = set()
 
@@ -88,17 +102,32 @@ class Accelerated:
             return self.inner(apply, args)
         return apply(args["input"], args["timestep"], **args["c"])
 
+    def why_not(self, model: Any) -> str | None:
+        """The reason for which MODEL, which came from the accelerated one, is not what the runner computes any more."""
+        if model is None:
+            return "ComfyUI does not tell which MODEL is sampled"
+        facts = replace(host.facts_of(model), hooked=False)  # hooks matter in the calls that they are at work in
+        reason = why_not(facts)
+        if reason is None and weights_of(model, facts) != self.weights:
+            reason = "its weights or motion model changed after it was accelerated (a LoRA?): accelerate it last"
+        return reason
+
     def _apply(self, apply_model: Callable[..., Tensor], x: Tensor, t: Tensor, conditions: dict[str, Any]) -> Tensor:
         """The estimate of the clean latent, (b f, 4, lh, lw), of x at sigmas t (b f)."""
         self.calls += 1
         try:
+            reason = self.why_not(host.sampled_model(self.base_model))
+            if reason is not None:
+                raise EngineError(reason)
             call = read_call(x, t, conditions, self.runner.positions is not None)
             if host.hooks_active(self.base_model):
                 raise EngineError("its weights are changed by hooks for this prompt")
             return self._denoised(call, x, t)
-        except (AnimDetailError, RuntimeError) as error:  # the GPU out of memory too
+        except Exception as error:  # whatever it is, ComfyUI can run the call; the GPU out of memory too
+            if host.is_interrupt(error):
+                raise
             self.fallbacks += 1
-            reason = str(error)
+            reason = str(error) if isinstance(error, AnimDetailError) else f"{type(error).__name__}: {error}"
             if reason not in self._told:
                 self._told.add(reason)
                 logger.warning("animdetail: ComfyUI runs its own UNet for some calls: %s", reason)

@@ -39,7 +39,10 @@ def build_engine(model: Any, settings: DetailerSettings, sizes: Sizes, variant: 
     cards, missing = find_cards()
     if not cards:
         raise InputError(f"there is no GPU here to build an engine for ({missing}). The detailer runs in ComfyUI")
-    capability = cards[0].capability
+    index = host.inference_device().index or 0
+    capability = next((card.capability for card in cards if card.index == index), None)
+    if capability is None:
+        raise InputError(f"ComfyUI computes on GPU {index}, and only {len(cards)} can be seen here. Start ComfyUI anew")
     flavour = choose_flavour("auto", capability)
     target = Target(flavour.name, flavour.version, check_target(flavour, capability))
     recipe = read_recipe().changed(PRECISIONS[dtype_of(model, settings)], [sizes.side], sizes.frames)

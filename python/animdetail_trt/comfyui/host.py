@@ -5,6 +5,7 @@ Made against ComfyUI 0.3.64; only what its own nodes and other packs use is call
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts
+
+logger = logging.getLogger(__name__)
 
 OnLatent = Callable[[int, Tensor], None]
 """Called after each step with its number, from 0, and the estimate of the clean latent, as the model sees it."""
@@ -44,6 +47,13 @@ def throw_if_interrupted() -> None:
     import comfy.model_management
 
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is the user's, who stops the run."""
+    import comfy.model_management
+
+    return isinstance(error, comfy.model_management.InterruptProcessingException)
 
 
 class ProgressBar:
@@ -235,22 +245,25 @@ def facts_of(model: Any) -> ModelFacts:
     """What ``facts.why_not`` decides on. A MODEL that is not made as ComfyUI's own is of no known family."""
     try:
         return _facts_of(model)
-    except AttributeError as error:
-        return ModelFacts(f"unknown ({error})", 0)
+    except Exception as error:  # whatever it is made of, ComfyUI can run it
+        logger.debug("no facts", exc_info=True)
+        return ModelFacts(f"unknown ({type(error).__name__}: {error})", 0)
 
 
 def _facts_of(model: Any) -> ModelFacts:
+    weights_id(model)  # raises where MODEL cannot tell its weights from others
     config = model.model.model_config
     options = model.model_options.get("transformer_options", {})
     motion = model.get_additional_models_with_key(_ADE)
-    others = [key for key, models in model.additional_models.items() if models and key not in (_ADE, RUNNER_KEY)]
+    others = [str(key) for key, models in model.additional_models.items() if models and key not in (_ADE, RUNNER_KEY)]
     return ModelFacts(
         family=type(config).__name__,
         in_channels=int(config.unet_config["in_channels"]),
         patches=patch_names(options),
         wrappers=_wrapper_names(model.wrappers) + wrapper_names(options),
-        objects=tuple(model.object_patches) + tuple(f"weights of {key}" for key in model.weight_wrapper_patches),
-        injections=tuple(key for key, made in model.injections.items() if made and key != _ADE) + tuple(others),
+        objects=tuple(map(str, model.object_patches))
+        + tuple(f"weights of {key}" for key in model.weight_wrapper_patches),
+        injections=tuple(str(key) for key, made in model.injections.items() if made and key != _ADE) + tuple(others),
         hooked=bool(model.hook_patches or model.forced_hooks),
         motion=tuple(_motion_facts(patcher) for patcher in motion),
         special=_ade_special(model) if motion else (),
@@ -265,7 +278,7 @@ def patch_names(transformer_options: dict[str, Any]) -> tuple[str, ...]:
             patch for patch in patches if isinstance(patch, tuple) and getattr(patch[1], "__name__", "") == _ADE_PATCH
         ]
         if len(own) < len(patches):
-            found.append(name)
+            found.append(str(name))
     found += [f"{name} replaced" for name, patches in transformer_options.get("patches_replace", {}).items() if patches]
     return tuple(found)
 
@@ -393,16 +406,22 @@ def model_dtype(model: Any) -> torch.dtype:
     return dtype
 
 
+def sampled_model(base_model: Any) -> Any:
+    """The MODEL over ``base_model`` that is sampled at this moment; None where ComfyUI does not tell."""
+    return getattr(base_model, "current_patcher", None)
+
+
 def hooks_active(base_model: Any) -> bool:
     """Whether the weights are at this moment changed by hooks of the conditioning."""
-    return getattr(getattr(base_model, "current_patcher", None), "current_hooks", None) is not None
+    return getattr(sampled_model(base_model), "current_hooks", None) is not None
 
 
 UNetWrapper = Callable[[Callable[..., Tensor], dict[str, Any]], Tensor]
 
 
 def unet_wrapper(model: Any) -> UNetWrapper | None:
-    wrapper: UNetWrapper | None = model.model_options.get("model_function_wrapper")
+    """None where there is none; of what is no MODEL of ComfyUI's too."""
+    wrapper: UNetWrapper | None = getattr(model, "model_options", {}).get("model_function_wrapper")
     return wrapper
 
 
@@ -411,6 +430,16 @@ def with_unet_wrapper(model: Any, wrapper: UNetWrapper, patcher: Any) -> Any:
     clone = model.clone()
     clone.set_model_unet_function_wrapper(wrapper)
     clone.set_additional_models(RUNNER_KEY, [patcher])
+    return clone
+
+
+def without_unet_wrapper(model: Any, inner: UNetWrapper | None) -> Any:
+    """A clone of MODEL before ``with_unet_wrapper``: ``inner`` is the wrapper that it had, if any."""
+    clone = model.clone()
+    clone.model_options.pop("model_function_wrapper", None)
+    if inner is not None:
+        clone.set_model_unet_function_wrapper(inner)
+    clone.remove_additional_models(RUNNER_KEY)
     return clone
 
 

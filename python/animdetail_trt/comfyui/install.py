@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from animdetail_trt.errors import InputError
+from animdetail_trt.media.staging import staged_file
 
 FILE_NAME = "animdetail_trt_nodes.py"
 _HEADER = "# Written by `animdetail-trt comfyui install`; `animdetail-trt comfyui uninstall` removes it."
@@ -38,36 +41,42 @@ _PYTHONS = (
 def install(comfyui: Path) -> tuple[Path, bool]:
     """Write the file -> where it lies, and whether it is new or has changed.
 
-    Raises InputError where the folder is no ComfyUI, or holds a file of that name that this program did not write.
+    Raises InputError where the folder is no ComfyUI, or holds a file of that name that this program did not write;
+    MediaError where it cannot be written.
     """
-    path = _place(comfyui)
-    if path.exists():
+    path, text = _place(comfyui), _TEXT.encode()
+    if os.path.lexists(path):
         _check_ours(path)
-        if path.read_text(encoding="utf-8") == _TEXT:
-            return path, False
-    _writing(path, lambda: path.write_text(_TEXT, encoding="utf-8", newline="\n"))
+        with _refusing("read", path):
+            if path.read_bytes() == text:
+                return path, False
+    with staged_file(path) as scratch:
+        scratch.write_bytes(text)
     return path, True
 
 
 def uninstall(comfyui: Path) -> list[Path]:
     """Remove the file and what Python compiled of it -> what was removed; nothing where nothing was installed."""
     path = _place(comfyui)
-    if path.exists():
+    if os.path.lexists(path):
         _check_ours(path)
     cache = path.parent / "__pycache__"
-    ours = [path, *sorted(cache.glob(f"{path.stem}.*.pyc"))]
-    removed = [file for file in ours if file.exists()]
+    with _refusing("read", cache):
+        compiled = sorted(cache.glob(f"{path.stem}.*.pyc"))
+    removed = [file for file in (path, *compiled) if os.path.lexists(file)]
     for file in removed:
-        _writing(file, file.unlink)
-    if any(file.parent == cache for file in removed) and not any(cache.iterdir()):
-        _writing(cache, cache.rmdir)
+        with _refusing("remove", file):
+            file.unlink()
+    with _refusing("remove", cache):
+        if compiled and not any(cache.iterdir()):
+            cache.rmdir()
     return removed
 
 
 def python_of(comfyui: Path) -> Path | None:
     """The Python that this ComfyUI runs with, where its installer left it in a usual place."""
     places = (comfyui / name for name in _PYTHONS)
-    return next((place for place in places if place.exists()), None)
+    return next((place for place in places if os.path.exists(place)), None)  # no OSError, as Path's has
 
 
 def why_not_importable(python: Path) -> str | None:
@@ -85,23 +94,27 @@ def why_not_importable(python: Path) -> str | None:
 
 def _place(comfyui: Path) -> Path:
     for name in ("main.py", "comfy/samplers.py", "custom_nodes"):
-        if not (comfyui / name).exists():
+        with _refusing("read", comfyui):
+            there = (comfyui / name).exists()
+        if not there:
             hint = ". Give the folder that holds custom_nodes" if comfyui.name == "custom_nodes" else ""
             raise InputError(f"{comfyui} is not a ComfyUI: {name} is not in it{hint}")
     return comfyui / "custom_nodes" / FILE_NAME
 
 
 def _check_ours(path: Path) -> None:
-    try:
+    with _refusing("read", path):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to {path.readlink()}, which is not there. Remove the link first")
         first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].rstrip("\r")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
     if first != _HEADER:
         raise InputError(f"{path} was not written by this program; it is left as it is. Move it out of the way")
 
 
-def _writing(path: Path, do: Callable[[], object]) -> None:
+@contextmanager
+def _refusing(do: str, path: Path) -> Iterator[None]:
+    """Turn the system's refusal into an InputError."""
     try:
-        do()
+        yield
     except OSError as error:
-        raise InputError(f"cannot change {path}: {error.strerror}. Run as the user that owns ComfyUI") from None
+        raise InputError(f"cannot {do} {path}: {error.strerror}. Run as the user that owns ComfyUI") from None

@@ -222,8 +222,10 @@ class AccelerateModel:
         return {"required": {"model": ("MODEL",), "run": (run,), "precision": (list(PRECISION),)}}
 
     def doit(self, model: Any, run: str, precision: str) -> tuple[Any]:
-        accelerated, _ = accelerate(model, replace(settings_of(model), run=run, precision=precision))
-        return (accelerated,)
+        settings = replace(settings_of(model), run=run, precision=precision)
+        accelerated, reason = accelerate(model, settings)
+        # The last word on the wire: of a detailer behind it too, which decides anew where patches come between.
+        return (accelerated if reason else with_settings(accelerated, settings),)
 
 
 class Engines:
@@ -276,6 +278,8 @@ class Engines:
             variant = UNetVariant(controlnet=controlnet, frame_prompts=frame_prompts)
             report = build_engine(model, settings, Sizes(side, frames), variant) + "; "
         loaded, reason = accelerate(model, settings)
+        if reason is None:
+            loaded = with_settings(loaded, settings)
         return loaded, report + ("the UNet runs in the engine" if reason is None else f"ComfyUI runs it: {reason}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.errors import AnimDetailError
+from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.files import ModelFiles, Parts, read_parts
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
@@ -172,7 +172,6 @@ def _named(tensors: StateDict, folder: Path, write: bool) -> Path:
     path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
     if write and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}.part")
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        with staged_file(path) as scratch:
+            scratch.write_bytes(data)
     return path
