@@ -53,8 +53,22 @@ def pixels(page: Path) -> str:
         f"| | median of {count} | memory beyond input and output |", "| --- | --- | --- |", *rows, "",
         f"That is {ours['speedup']:.0f} times ({min(rounds):.0f} to {max(rounds):.0f} in single rounds) and "
         f"{floor['floor_ms'] / ours['median_ms']:.0%} of what this machine's memory can copy."
-        .replace("%", " %"), "",
+        .replace("%", " %"), "", what_is_not_here(document), "",
     ])  # fmt: skip
+
+
+def what_is_not_here(document: dict[str, Any]) -> str:
+    """How often each was timed, and which scenarios of the suite the run left out, and why."""
+    counts = {len(one["runs_ms"]) for scenario in document["scenarios"] for one in scenario["results"]}
+    told = f"Medians of {min(counts)} to {max(counts)} runs." if len(counts) > 1 else f"Medians of {min(counts)} runs."
+    left, ran = document["left_out"], len(document["scenarios"])
+    if not left:
+        return f"{told} No scenario of the suite was left out."
+    names: dict[str, list[str]] = {}
+    for one in left:
+        names.setdefault(one["reason"], []).append(one["scenario"])
+    reasons = "; ".join(f"{', '.join(those)}: {reason}" for reason, those in names.items())
+    return f"{told} {len(left)} of {len(left) + ran} scenarios of the suite were left out ({reasons})."
 
 
 def stages(page: Path) -> str:
@@ -70,7 +84,7 @@ def stages(page: Path) -> str:
             cells = [f"{results['reference']['median_ms']:.0f} ms"]
             cells += [_told(results.get(name)) for name in ("torch", "onnxruntime")]
             lines.append(f"| {scenario['name']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", what_is_not_here(document), ""])
 
 
 def _told(result: dict[str, Any] | None) -> str:
@@ -86,11 +100,11 @@ def full_size(page: Path) -> str:
     ]  # fmt: skip
     for scenario in document["scenarios"]:
         for one in scenario["results"]:
-            decibels = one["quality"]["psnr_db"]
-            quality = "equal" if decibels is None else f"{decibels:.0f} dB"
+            known = one["quality"]
+            quality = "NaN" if known is None else "equal" if known["psnr_db"] is None else f"{known['psnr_db']:.0f} dB"
             cells = [scenario["name"], one["backend"], f"{one['median_ms']:.0f} ms", f"{one['fraction_of_floor']:.0%}"]
             lines.append(f"| {' | '.join(cells)} | {quality} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", what_is_not_here(document), ""])
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {"pixels": pixels, "stages": stages, "full_size": full_size}
@@ -105,8 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit 1 where a page says something else")
-    action.add_argument("--write", action="store_true")
+    action.add_argument("--write", action="store_true", help="refuses results of a commit that ends in -dirty")
+    parser.add_argument("--allow-dirty", action="store_true", help="write them all the same")
     args = parser.parse_args()
+    dirty = [name for name in (_PIXELS, _QUICK, _CPU_FULL) if str(load(name)["commit"]).endswith("-dirty")]
+    if args.write and dirty and not args.allow_dirty:
+        sys.exit(f"figures.py: {', '.join(dirty)}: measured with files that no commit holds. Measure them again")
     stale = [page for page in PAGES if page.read_text(encoding="utf-8") != rewritten(page)]
     if args.write:
         for page in stale:

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import torch
 
+from animdetail_trt.backends.ladder import Ladder, Rung
 from animdetail_trt.bench import plots
 from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.html import page
@@ -107,11 +108,60 @@ def test_a_whole_run_takes_the_partial_ones_place(run: Run, tmp_path: Path) -> N
     assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
 
 
-def test_what_time_is_over_for_is_left_out(run: Run, tmp_path: Path, measured: list[str]) -> None:
-    done = bench(run, tmp_path, "--minutes", "0.01", "--scenario", "unet-*")
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("20 GiB"), AbsentError("torch ran instead")])
+def test_a_scenario_that_cannot_run_is_left_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str], error: Exception
+) -> None:
+    measure = bench_run.Run._measure
+
+    def failing(self: Any, scenario: Any) -> dict[str, Any]:
+        if scenario.name == "unet-16f-64px-b2":
+            raise error
+        return measure(self, scenario)
+
+    monkeypatch.setattr(bench_run.Run, "_measure", failing)
+    assert bench(run, tmp_path, "--scenario", "unet-*").code == 0
+    document = json.loads((tmp_path / "bench.json").read_text())
+    VALIDATOR.validate(document)
+    (left,) = document["left_out"]
+    assert left["scenario"] == "unet-16f-64px-b2"
+    assert str(error) in left["reason"]
+    assert (len(measured), document["complete"]) == (5, False)
+
+
+def test_nothing_measured_fails(run: Run, tmp_path: Path) -> None:
+    done = bench(run, tmp_path, "--scenario", "pixels-*", "--backend", "tensorrt")
+    assert done.code == 1
+    assert "failed: nothing was measured" in done.told
+
+
+def test_what_the_host_does_is_timed_by_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    devices: list[str] = []
+    monkeypatch.setattr(bench_run, "time_ms", lambda call, excluded, device: devices.append(device.type) or 1.0)
+    suite = SUITES["quick"]
+    given: Any = SimpleNamespace(device=torch.device("cuda"), suite=suite, deadline=0.0)
+    subjects: Any = [SimpleNamespace(way=way, job=Job(torch.zeros)) for way in ("reference", "native", "native_cuda")]
+    bench_run.Run._time(given, suite.scenarios[0], subjects)
+    assert devices[:3] == ["cpu", "cpu", "cuda"]
+
+
+def test_what_time_is_over_for_is_left_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    measure = bench_run.Run._measure
+
+    def slow(self: Any, scenario: Any) -> dict[str, Any]:
+        self.deadline = 0.0
+        return measure(self, scenario)
+
+    monkeypatch.setattr(bench_run.Run, "_measure", slow)
+    done = bench(run, tmp_path, "--scenario", "unet-*")
     assert done.code == 0
-    left = json.loads((tmp_path / "bench.json").read_text())["left_out"]
-    assert len(left) + len(measured) == 6
+    document = json.loads((tmp_path / "bench.json").read_text())
+    left = document["left_out"]
+    assert (len(left), len(measured), document["complete"]) == (5, 1, False)
     for one in left:
         assert f"left out: {one['scenario']}: the suite's time was over" in done.out
 
@@ -178,19 +228,31 @@ def test_absent_ways_say_why(tmp_path: Path) -> None:
 def test_a_ladder_that_went_on_to_torch_is_absent() -> None:
     import logging
 
-    class Runner:
-        name = "the engine"
+    def ladder() -> Any:
+        rungs = [Rung(name, lambda: None) for name in ("the engine", "torch on cuda")]
+        return type("Runner", (), {"ladder": Ladder("VAE", rungs)})()
 
-    pipe: Any = type("Pipe", (), {"vae": Runner(), "model": type("Model", (), {"unet": Runner()})})
+    pipe: Any = type("Pipe", (), {"vae": ladder(), "model": type("Model", (), {"unet": ladder()})})
+    climbed: Ladder[None] = pipe.vae.ladder
     scenario = clip(1, 8, 64, 1)
     with watched(pipe, "tensorrt", scenario):
-        pass
-    pipe.vae.name = "torch on cuda"
-    words = "torch on cuda ran instead: VAE: torch on cuda instead of the engine: too small"
-    with pytest.raises(AbsentError, match=words), watched(pipe, "tensorrt", scenario):
+        climbed.climb(lambda runner: None)
+
+    def falls_once() -> None:
         logging.getLogger("animdetail_trt.backends.ladder").warning(
             "VAE: torch on cuda instead of the engine: too small"
         )
+        climbed.rungs[0].broken = True
+        climbed.climb(lambda runner: None)
+        climbed.rungs[0].broken = False
+        climbed.climb(lambda runner: None)  # the last call's rung is the engine again
+
+    words = "torch on cuda ran instead: VAE: torch on cuda instead of the engine: too small"
+    with pytest.raises(AbsentError, match=words), watched(pipe, "tensorrt", scenario):
+        falls_once()
+    climbed.rungs[0].broken = True
+    with watched(pipe, "tensorrt", scenario):
+        climbed.climb(lambda runner: None, asks=True)  # no run
     with watched(pipe, "torch", scenario):
         pass  # torch is what was asked for
 
@@ -225,7 +287,7 @@ def test_the_report_tells_what_is_wrong() -> None:
     report.document["complete"] = False
     text = page(report)
     assert "clip-16 torch: frame 1 is &lt;black&gt;" in text
-    assert "STOPPED EARLY" in text
+    assert "NOT COMPLETE" in text
 
 
 def test_a_report_without_results_is_a_page() -> None:

@@ -41,7 +41,7 @@ def test_what_lies_within_the_spread_is_no_loss(run: Run, tmp_path: Path) -> Non
 def test_machines_that_differ_are_said_so(run: Run, tmp_path: Path) -> None:
     new = a_result()
     new["machine"]["cpu"] = "another CPU"
-    new["card"] = {"name": "NVIDIA H100"}
+    new["card"] = {"name": "NVIDIA H100", "capability": "9.0", "driver": "580", "torch_cuda": "13.0"}
     new["versions"]["torch"] = "2.14.0"
     out = compare(run, tmp_path, a_result(), new).out
     assert "the machines differ: cpu a CPU and another CPU" in out
@@ -57,6 +57,25 @@ def test_a_backend_that_went_or_failed_is_a_loss(run: Run, tmp_path: Path) -> No
     assert "tensorrt is absent now: no GPU" in done.out
     new["failures"] = [{"scenario": "clip", "backend": "torch", "reason": "frame 3 is black"}]
     assert "clip torch: frame 3 is black" in compare(run, tmp_path, a_result(), new).out
+
+
+@pytest.mark.parametrize("left_out", [[], [{"scenario": "gone", "reason": "the suite's time was over"}]])
+def test_a_scenario_that_went_is_a_loss(run: Run, tmp_path: Path, left_out: list[dict[str, str]]) -> None:
+    old, new = a_result(), a_result()
+    old["scenarios"].append(dict(old["scenarios"][0], name="gone"))
+    done = compare(run, tmp_path, old, new | {"left_out": left_out})
+    assert done.code == 1
+    assert "lost: gone was not measured: " + ("the suite's time" if left_out else "the second has") in done.out
+
+
+@pytest.mark.parametrize("change", [{"model": 3}, {"scenarios": [{}]}, {"machine": {}}])
+def test_what_does_not_follow_the_schema_is_refused(run: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    done = compare(run, tmp_path, a_result(), a_result() | change)
+    assert done.code == 2
+    assert "does not follow the schema" in done.told
+    done = compare(run, tmp_path, {"benchmark": "suite", "schema_version": 2}, a_result())
+    assert done.code == 2
+    assert "lacks 'machine'" in done.told
 
 
 @pytest.mark.parametrize(("change", "words"), [

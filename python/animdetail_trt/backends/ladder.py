@@ -43,9 +43,11 @@ class Ladder(Generic[Runner]):
         self.rungs = rungs
         self.used = rungs[0].name
         """The rung of the last call."""
+        self.ran: set[str] = set()
+        """The rungs of all calls since somebody cleared it."""
 
-    def climb(self, call: Callable[[Runner], Result], *, divisible: bool = False) -> Result:
-        """What ``call`` makes of the first runner that can do it.
+    def climb(self, call: Callable[[Runner], Result], *, divisible: bool = False, asks: bool = False) -> Result:
+        """What ``call`` makes of the first runner that can do it. asks: it runs no model and counts as no call.
 
         A runner that does not cover the call is passed over for it alone, one that fails for good. Out of memory goes
         on to the next too, unless the caller can divide the call.
@@ -55,7 +57,9 @@ class Ladder(Generic[Runner]):
                 continue
             try:
                 result = call(rung.get())
-                self.used = rung.name
+                if not asks:
+                    self.used = rung.name
+                    self.ran.add(rung.name)
                 return result
             except UncoveredError as error:
                 if below is None:
@@ -93,7 +97,7 @@ class LadderUNet:
         return self.ladder.used
 
     def frames_per_call(self, width: int, height: int) -> int:
-        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height))
+        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height), asks=True)
 
     def __call__(
         self, latents: Tensor, timestep: float, tokens: Tensor, residuals: Sequence[Tensor] | None = None
@@ -117,10 +121,10 @@ class LadderVae:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.ladder.climb(lambda runner: runner.dtype)
+        return self.ladder.climb(lambda runner: runner.dtype, asks=True)
 
     def frames_per_call(self, width: int, height: int) -> int:
-        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height))
+        return self.ladder.climb(lambda runner: runner.frames_per_call(width, height), asks=True)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self._divided(lambda runner, part: runner.encode(part), pixels)

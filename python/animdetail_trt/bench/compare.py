@@ -94,18 +94,22 @@ def _notes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
             yield f"{name} differs: {version} and {new['versions'].get(name)}"
     for which, one in (("first", old), ("second", new)):
         if not one["complete"]:
-            yield f"the {which} was stopped before its end"
+            yield f"the {which} is not complete: it was stopped, or scenarios were left out"
 
 
 def _lost(old: dict[str, Any], new: dict[str, Any], scenarios: dict[str, Any]) -> Iterator[str]:
     for failure in new["failures"]:
         if failure not in old["failures"]:
             yield f"{failure['scenario']} {failure['backend']}: {failure['reason']}"
+    left_out = {one["scenario"]: one["reason"] for one in new["left_out"]}
     for one in old["scenarios"]:
         there = scenarios.get(one["name"])
         if there is None:
+            yield f"{one['name']} was not measured: {left_out.get(one['name'], 'the second has no such scenario')}"
             continue
+        there_now = {result["backend"] for result in there["results"]}
         reasons = {absent["backend"]: absent["reason"] for absent in there["absent"]}
         for result in one["results"]:
-            if result["backend"] in reasons:
-                yield f"{one['name']} {result['backend']} is absent now: {reasons[result['backend']]}"
+            if result["backend"] not in there_now:
+                reason = reasons.get(result["backend"], "the second did not try it")
+                yield f"{one['name']} {result['backend']} is absent now: {reason}"

@@ -33,6 +33,7 @@ svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555;
 .fault { background: #fdd; padding: .5em 1em; border: 1px solid #c00 } .note { color: #555; font-size: 13px }
 ul { font-size: 13px }
 """
+_INCOMPLETE = "NOT COMPLETE: stopped, or scenarios were left out"
 _HEADS = ("scenario", "backend", *SPEED_HEADS, *QUALITY_HEADS)
 
 
@@ -73,7 +74,7 @@ def _machine(document: dict[str, Any]) -> str:
     lines = [*headline(document).strip().splitlines(), f"{document['started']}, {document['elapsed_s']:.0f} s"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     loads = ", ".join(f"{name} {ms / 1e3:.1f} s" for name, ms in document["load_ms"].items())
-    lines += [versions, f"models loaded in: {loads}" if loads else "", "" if document["complete"] else "STOPPED EARLY"]
+    lines += [versions, f"models loaded in: {loads}" if loads else "", "" if document["complete"] else _INCOMPLETE]
     return "<p>" + "<br>".join(escape(line) for line in lines if line) + "</p>"
 
 

@@ -131,7 +131,7 @@ def encode(image: Tensor, vae: VaeRunner) -> Tensor:
 
 def decode(latent: Tensor, vae: VaeRunner) -> Tensor:
     """ComfyUI allocates for the whole batch, here of one frame, and copies each decoded part into it."""
-    part = torch.clamp((vae.decode(latent) + 1.0) / 2.0, min=0.0, max=1.0)
+    part = torch.clamp((vae.decode(latent).float() + 1.0) / 2.0, min=0.0, max=1.0)
     images = torch.empty(part.shape)  # on the CPU, wherever the VAE runs
     images[:] = part
     return images.movedim(1, -1)

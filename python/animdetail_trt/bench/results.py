@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,4 +42,39 @@ def read_result(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has schema_version {version!r}, and this version compares {SCHEMA_VERSION}. Measure it again"
         )
+    if fault := next(_faults(document, json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))), None):
+        raise InputError(f"{path} does not follow the schema: {fault}. Measure it again")
     return document
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool,
+    "null": type(None),
+}  # fmt: skip
+
+
+def _faults(value: Any, schema: dict[str, Any], where: str = "", root: dict[str, Any] | None = None) -> Iterator[str]:
+    """What lacks or has another type: as much of JSON Schema as keeps what reads the file from failing. The whole is
+    jsonschema's, which only the tests need."""
+    root = root or schema
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and not any(isinstance(value, _TYPES[name]) for name in types):
+        yield f"{where or 'it'} is no {' or '.join(types)}"
+        return
+    if "exclusiveMinimum" in schema and not value > schema["exclusiveMinimum"]:
+        yield f"{where} is {value}"
+    for part in schema.get("allOf", []):
+        yield from _faults(value, part, where, root)
+    if isinstance(value, dict):
+        yield from (f"{where or 'it'} lacks {key!r}" for key in schema.get("required", []) if key not in value)
+        for key, part in schema.get("properties", {}).items():
+            if key in value:
+                yield from _faults(value[key], part, f"{where}.{key}".lstrip("."), root)
+    if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            yield f"{where} has {len(value)} items"
+        for i, item in enumerate(value):
+            yield from _faults(item, schema.get("items", {}), f"{where}[{i}]", root)

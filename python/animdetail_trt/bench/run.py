@@ -32,7 +32,7 @@ from animdetail_trt.bench.memory import Peak, measure_peak, peak_in_own_process
 from animdetail_trt.bench.pixel_path import measure_ops
 from animdetail_trt.bench.quality import compare, fault_of
 from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Scenario, Suite
-from animdetail_trt.bench.timing import Times, alternate, time_ms
+from animdetail_trt.bench.timing import CPU, Times, alternate, time_ms
 from animdetail_trt.bench.ways import TRUTH, WAYS, AbsentError, Ways
 from animdetail_trt.errors import AnimDetailError
 
@@ -105,10 +105,15 @@ class Run:
                 reason = "the suite's time was over; --minutes gives it more"
                 document["left_out"].append({"scenario": scenario.name, "reason": reason})
                 continue
-            document["scenarios"].append(self._measure(scenario))
+            try:
+                document["scenarios"].append(self._measure(scenario))
+            except (AnimDetailError, MemoryError, torch.OutOfMemoryError) as error:
+                document["left_out"].append({"scenario": scenario.name, "reason": _reason(error)})
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
             self._bring_up_to_date()
             changed(self.report)
-        document["complete"] = True
+        document["complete"] = not document["left_out"]
         self._bring_up_to_date()
         progress("done", len(scenarios), len(scenarios))
         return self.report
@@ -143,7 +148,7 @@ class Run:
         inputs = make_inputs(scenario, self.device, token_dim)
         truth = self._truth(scenario, inputs)
         subjects, absent, flops = self._prepare(scenario, inputs, truth)
-        times = self._time(subjects)
+        times = self._time(scenario, subjects)
         assert self.rates is not None
         floor = Work(bytes_moved(scenario, weights), *flops).floor(self.rates)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
@@ -197,8 +202,7 @@ class Run:
                 # The second call warms up further, and its memory and its operations are counted.
                 subject.peak, counted = self._second_call(scenario, subject)
             except (AnimDetailError, torch.OutOfMemoryError) as error:
-                told = error if isinstance(error, AbsentError) else f"{type(error).__name__}: {error}"
-                absent.append({"backend": way, "reason": " ".join(str(told).split())})
+                absent.append({"backend": way, "reason": _reason(error)})
                 continue
             flops = counted or flops
             fault = fault_of(subject.output, truth.output, pictures=scenario.kind in PICTURE_KINDS)
@@ -211,7 +215,7 @@ class Run:
         self.report.document["failures"].append({"scenario": scenario.name, "backend": way, "reason": fault})
 
     def _second_call(self, scenario: Scenario, subject: Subject) -> tuple[Peak, tuple[int, int] | None]:
-        if scenario.kind == "pixels" and subject.way != "native_cuda":
+        if _on_host(scenario, subject.way):
             subject.job.run(1)
             threads = torch.get_num_threads()
             return peak_in_own_process(self.suite.name, scenario.name, subject.way, threads), None
@@ -228,11 +232,12 @@ class Run:
         _, peak = measure_peak(call, self.device)
         return peak, counted
 
-    def _time(self, subjects: list[Subject]) -> dict[str, Times]:
-        def timed(job: Job) -> Callable[[int], float]:
-            return lambda number: time_ms(lambda: job.run(number + 2), job.excluded_ms, self.device)
+    def _time(self, scenario: Scenario, subjects: list[Subject]) -> dict[str, Times]:
+        def timed(subject: Subject) -> Callable[[int], float]:
+            job, device = subject.job, CPU if _on_host(scenario, subject.way) else self.device
+            return lambda number: time_ms(lambda: job.run(number + 2), job.excluded_ms, device)
 
-        calls = {subject.way: timed(subject.job) for subject in subjects}
+        calls = {subject.way: timed(subject) for subject in subjects}
         return alternate(calls, self.suite.effort, lambda: time.monotonic() > self.deadline)
 
     def _result(
@@ -246,7 +251,7 @@ class Run:
     ) -> dict[str, Any]:
         own = times[subject.way]
         quality: dict[str, Any] | None = None
-        if torch.isfinite(subject.output).all():
+        if torch.isfinite(subject.output).all() and torch.isfinite(truth).all():
             quality = asdict(compare(subject.output, truth, 1.0 if scenario.kind in PICTURE_KINDS else None))
         ratios = [] if base is None else [a / b for a, b in zip(times[base].runs_ms, own.runs_ms, strict=True)]
         return {
@@ -283,6 +288,16 @@ class Run:
             "largest": largest, "gain": gain,
             "images": [png_of(picture) for picture in (*pair, difference * gain)],
         })  # fmt: skip
+
+
+def _reason(error: BaseException) -> str:
+    told = error if isinstance(error, AbsentError) else f"{type(error).__name__}: {error}"
+    return " ".join(str(told).split())
+
+
+def _on_host(scenario: Scenario, way: str) -> bool:
+    """Whether nothing of it runs on the device, whichever that is."""
+    return scenario.kind == "pixels" and way != "native_cuda"
 
 
 def _frames(scenario: Scenario, output: Tensor) -> Tensor:

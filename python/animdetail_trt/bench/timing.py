@@ -59,7 +59,8 @@ def time_ms(
     call: Callable[[], object], excluded_ms: Callable[[], float] = lambda: 0.0, device: torch.device = CPU
 ) -> float:
     """On a GPU the time between two events around the call; else wall time less what ``excluded_ms``, a clock that
-    only runs during work that is not the job, went on by."""
+    only runs during work that is not the job, went on by. A job of the host is timed with ``device`` the CPU, whatever
+    GPU there is: events would count what is excluded."""
     gc.collect()
     if device.type == "cuda":
         return _event_ms(call, device)

@@ -152,6 +152,12 @@ def with_window(pipe: BasicPipe, scenario: Scenario) -> BasicPipe:
 @contextmanager
 def watched(pipe: BasicPipe, way: str, scenario: Scenario) -> Iterator[None]:
     """Raises AbsentError unless what runs in the block is this way alone: a ladder may have gone on to torch."""
+    used: list[Any] = [pipe.vae] if scenario.kind.startswith("vae") else [pipe.model.unet]
+    if scenario.kind in NODE_KINDS and way.startswith("tensorrt"):
+        used.append(pipe.vae)
+    ladders = [runner.ladder for runner in used if hasattr(runner, "ladder")]  # a runner of its own is no ladder
+    for ladder in ladders:
+        ladder.ran.clear()
     notes = _Notes()
     logger = logging.getLogger("animdetail_trt")
     logger.addHandler(notes)
@@ -161,14 +167,10 @@ def watched(pipe: BasicPipe, way: str, scenario: Scenario) -> Iterator[None]:
         logger.removeHandler(notes)
     if way not in _RUNGS:
         return
-    used: list[Any] = [pipe.vae] if scenario.kind.startswith("vae") else [pipe.model.unet]
-    if scenario.kind in NODE_KINDS and way.startswith("tensorrt"):
-        used.append(pipe.vae)
-    for runner in used:
-        rung = getattr(runner, "name", _RUNGS[way])  # a runner of its own is no ladder
-        if rung != _RUNGS[way]:
+    for ladder in ladders:
+        if others := ladder.ran - {_RUNGS[way]}:
             why = notes.last or "nothing was built for it"
-            raise AbsentError(f"{rung} ran instead: {why}")
+            raise AbsentError(f"{' and '.join(sorted(others))} ran instead: {why}")
 
 
 class _Notes(logging.Handler):

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animdetail_trt.cli.numbers import between, whole_at_least
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import AnimDetailError, InputError
 
 if TYPE_CHECKING:
     from animdetail_trt.bench.run import Report
     from animdetail_trt.bench.scenarios import Suite
 
 EXIT_FAILED = 1
-"""A picture that is black or holds NaN; a comparison that found a loss."""
+"""A picture that is black or holds NaN; nothing that could be measured; a comparison that found a loss."""
 
 SUITE_NAMES = ("quick", "full", "all", "cpu-full", "pixels")
 WAY_NAMES = (
@@ -66,9 +66,7 @@ def _add_subcommands(parser: argparse.ArgumentParser) -> None:
     comparing.set_defaults(run=run_compare)
     comparing.add_argument("old", type=Path, metavar="A.json")
     comparing.add_argument("new", type=Path, metavar="B.json")
-    comparing.add_argument(
-        "--threshold", type=between(1, 1000), default=1.10, help="how many times slower is a loss (default: 1.10)"
-    )
+    comparing.add_argument("--threshold", type=between(1, 1000), help="how many times slower is a loss (default: 1.10)")
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -80,12 +78,13 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    from animdetail_trt.bench.compare import compare_results
+    from animdetail_trt.bench.compare import THRESHOLD, compare_results
     from animdetail_trt.bench.results import read_result
     from animdetail_trt.bench.tables import show_comparison
 
-    comparison = compare_results(read_result(args.old), read_result(args.new), args.threshold)
-    show_comparison(comparison, args.threshold)
+    threshold = args.threshold or THRESHOLD
+    comparison = compare_results(read_result(args.old), read_result(args.new), threshold)
+    show_comparison(comparison, threshold)
     return EXIT_FAILED if comparison.worse else 0
 
 
@@ -101,7 +100,10 @@ def run(args: argparse.Namespace) -> int:
         _write_all(args.output, report)
     for failure in report.document["failures"]:
         print(f"failed: {failure['scenario']} {failure['backend']}: {failure['reason']}", file=sys.stderr)
-    return EXIT_FAILED if report.document["failures"] else 0
+    measured = any(scenario["results"] for scenario in report.document["scenarios"])
+    if not measured:
+        print("failed: nothing was measured; what is absent or left out is listed above", file=sys.stderr)
+    return EXIT_FAILED if report.document["failures"] or not measured else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -154,9 +156,12 @@ def _measure(args: argparse.Namespace, suite: Suite) -> Report:
             with display.steps("measuring") as step:
                 return measuring.all(step, keep)
         except BaseException:
-            keep(measuring.report)
-            if args.output is not None and measuring.report.document["scenarios"]:
-                display.note(f"what was measured so far: {args.output / PARTIAL_NAME}")
+            try:
+                keep(measuring.report)
+                if args.output is not None and measuring.report.document["scenarios"]:
+                    display.note(f"what was measured so far: {args.output / PARTIAL_NAME}")
+            except (AnimDetailError, OSError) as error:  # which must not take the place of why it was stopped
+                display.note(f"what was measured so far is lost: {error}")
             raise
 
 
