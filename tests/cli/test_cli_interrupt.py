@@ -32,16 +32,19 @@ def test_stopped_while_sampling(
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stderr is not None
-    seen = ""
-    deadline = time.monotonic() + 60
-    while "segment 1/1" not in seen and time.monotonic() < deadline:
-        line = process.stderr.readline()
-        assert line, f"ended early: {seen}"
-        seen += line
-    time.sleep(0.3)
-    process.send_signal(getattr(signal, sent))
-    _, rest = process.communicate(timeout=30)
+    try:
+        assert process.stderr is not None
+        seen = ""
+        deadline = time.monotonic() + 60
+        while "segment 1/1" not in seen and time.monotonic() < deadline:
+            line = process.stderr.readline()
+            assert line, f"ended early: {seen}"
+            seen += line
+        time.sleep(0.3)
+        process.send_signal(getattr(signal, sent))
+        _, rest = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert "Traceback" not in rest
     assert output.read_text() == "old"
