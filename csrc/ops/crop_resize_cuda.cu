@@ -145,11 +145,10 @@ void launch_rgb(const TileJob& job, bool tiled, cudaStream_t stream) {
 }
 
 void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
-  const bool floats = job.source.element == Element::Float32 && job.target.element == Element::Float32;
   switch (job.target.channels) {
     case 1: return launch<1, Range::Unit, false, false>(job, tiled, stream);
     case 2: return launch<2, Range::Unit, false, false>(job, tiled, stream);
-    case 3: return floats ? launch_rgb<false>(job, tiled, stream) : launch_rgb<true>(job, tiled, stream);
+    case 3: return all_floats(job) ? launch_rgb<false>(job, tiled, stream) : launch_rgb<true>(job, tiled, stream);
     default: return launch<4, Range::Unit, false, false>(job, tiled, stream);
   }
 }

@@ -98,6 +98,10 @@ struct TileJob {
   bool vertical_first;
 };
 
+inline bool all_floats(const TileJob& job) {
+  return job.source.element == Element::Float32 && job.target.element == Element::Float32;
+}
+
 // A rectangle of outputs and the source pixels that it needs.
 struct Tile {
   int64_t frame;

@@ -157,11 +157,10 @@ void run_rgb(const resample::TileJob& job, bool tiled) {
 
 void run(const resample::TileJob& job, bool tiled) {
   using resample::Range;
-  const bool floats = job.source.element == Element::Float32 && job.target.element == Element::Float32;
   switch (job.target.channels) {
     case 1: return resample_either_way<1, Range::Unit, false, false>(job, tiled);
     case 2: return resample_either_way<2, Range::Unit, false, false>(job, tiled);
-    case 3: return floats ? run_rgb<false>(job, tiled) : run_rgb<true>(job, tiled);
+    case 3: return all_floats(job) ? run_rgb<false>(job, tiled) : run_rgb<true>(job, tiled);
     default: return resample_either_way<4, Range::Unit, false, false>(job, tiled);
   }
 }
@@ -227,7 +226,7 @@ void check_resample() {
   tile_job.x.blocks = x_blocks.data();
   tile_job.y.blocks = y_blocks.data();
   run(tile_job, tiled);
-  narrow_jobs += source.pixels.element != Element::Float32 || target.pixels.element != Element::Float32;
+  narrow_jobs += !all_floats(tile_job);
   ++(tiled ? tiled_jobs : direct_jobs);
   fast_reads += tiled && read.access != Access::Strided;
   fast_writes += tiled && written.access != Access::Strided;

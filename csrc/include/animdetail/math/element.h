@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "animdetail/host_device.h"
+#include "animdetail/math/bits.h"
 #include "animdetail/math/resample.h"
 
 namespace animdetail {
@@ -14,26 +15,6 @@ enum class Element : uint8_t { Float32, Float16, BFloat16, UInt8 };
 
 ANIMDETAIL_HD int bytes_of(Element element) {
   return element == Element::Float32 ? 4 : element == Element::UInt8 ? 1 : 2;
-}
-
-ANIMDETAIL_HD float float_of_bits(uint32_t bits) {
-#if defined(__CUDA_ARCH__)
-  return __uint_as_float(bits);
-#else
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-#endif
-}
-
-ANIMDETAIL_HD uint32_t bits_of_float(float value) {
-#if defined(__CUDA_ARCH__)
-  return __float_as_uint(value);
-#else
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-#endif
 }
 
 ANIMDETAIL_HD float float_of_half(uint32_t half) {

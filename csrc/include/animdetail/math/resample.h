@@ -4,9 +4,9 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "animdetail/host_device.h"
+#include "animdetail/math/bits.h"
 
 namespace animdetail::resample {
 
@@ -38,14 +38,9 @@ ANIMDETAIL_HD float clip(float x, float limit) {
 #if defined(__CUDA_ARCH__)
   return limit == 1.0f ? __saturatef(x) : fminf(fmaxf(x, 0.0f), limit);
 #else
-  const float positive = x > 0.0f ? x : 0.0f;
-  int32_t bits, limit_bits;
-  std::memcpy(&bits, &positive, sizeof bits);
-  std::memcpy(&limit_bits, &limit, sizeof limit_bits);
-  bits = bits < limit_bits ? bits : limit_bits;
-  float clipped;
-  std::memcpy(&clipped, &bits, sizeof clipped);
-  return clipped;
+  const int32_t bits = static_cast<int32_t>(bits_of_float(x > 0.0f ? x : 0.0f));
+  const int32_t limit_bits = static_cast<int32_t>(bits_of_float(limit));
+  return float_of_bits(static_cast<uint32_t>(bits < limit_bits ? bits : limit_bits));
 #endif
 }
 
