@@ -39,7 +39,7 @@ class Canvas(Protocol):
         ...
 
     def beside(self, pixels: Tensor) -> Canvas:
-        """Other frames, of the host, to crop from on the same device."""
+        """Other frames, of the host, to work on in their place and on the same device."""
         ...
 
     def room_for(self, kept: Tensor) -> Tensor:
@@ -72,16 +72,15 @@ class HostCanvas:
     def __init__(self, frames: Tensor, lane: Lane | None = None) -> None:
         self._frames = frames
         self._lane = lane
-        self._is_settled = True
         self.device = CPU if lane is None else lane.device
         self.shape = tuple(frames.shape)
 
     def crop(self, part: slice, region: CropRegion) -> Tensor:
-        pixels = window(self._settled()[part], region)
+        pixels = window(self.finish()[part], region)
         return pixels if self._lane is None else self._lane.upload(pixels)
 
     def on_host(self, region: CropRegion) -> Tensor:
-        return window(self._settled(), region).clone()
+        return window(self.finish(), region).clone()
 
     def beside(self, pixels: Tensor) -> HostCanvas:
         return HostCanvas(pixels, self._lane)
@@ -95,11 +94,7 @@ class HostCanvas:
 
     def paste(self, part: slice, patch: Tensor, kept: Tensor, weight: Tensor, left_top: tuple[int, int]) -> None:
         blend = partial(ops.alpha_paste, self._frames[part], kept, weight, left_top)
-        if self._lane is None:
-            blend()
-        else:
-            self._lane.then(blend)
-            self._is_settled = False
+        blend() if self._lane is None else self._lane.then(blend)
 
     def send(self, part: slice) -> None:
         """They are there."""
@@ -107,13 +102,6 @@ class HostCanvas:
     def finish(self) -> Tensor:
         if self._lane is not None:
             self._lane.finish()
-        return self._frames
-
-    def _settled(self) -> Tensor:
-        """The frames with all in them that was pasted."""
-        if self._lane is not None and not self._is_settled:
-            self._lane.finish()
-            self._is_settled = True
         return self._frames
 
 

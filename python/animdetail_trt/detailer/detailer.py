@@ -125,7 +125,7 @@ class DetailerForEachPipeForAnimateDiff:
             if hooks.has("post_paste"):
                 with timed(observer, index, "hook"):
                     # A hook may keep what it is given or returns, so what follows is pasted into a copy.
-                    canvas = open_canvas(hooks.post_paste(canvas.finish()), painter.vae, hooked=True)
+                    canvas = canvas.beside(ops.working_copy(hooks.post_paste(canvas.finish())))
             enhanced.append(_enhanced(plan.seg, crops))
             observer.end_segment(index)
         return canvas.finish(), (header, enhanced), basic_pipe, cnet_images

@@ -127,17 +127,14 @@ class Hooks:
             model, seed, steps, cfg, sampler_name, scheduler, positive, negative, _, denoise = returned
         except (TypeError, ValueError):
             raise self._wrong("pre_ksample", returned, "the ten values that it was given") from None
-        if foreign is not None:
-            settings = replace(
-                s, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise
-            )
-            return Sampling(foreign.with_original(model), settings, positive, negative)
-        if not isinstance(model, DiffusionModel):
+        if foreign is None and not isinstance(model, DiffusionModel):
             raise self._wrong("pre_ksample", model, "as its model one from load_pipe")
         try:
             settings = replace(
                 s, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise
             )
+            if foreign is not None:  # whose own program checks
+                return Sampling(foreign.with_original(model), settings, positive, negative)
             settings.sigmas(model)
             check_conditioning(positive, "positive", model.unet.token_dim)
             check_conditioning(negative, "negative", model.unet.token_dim)

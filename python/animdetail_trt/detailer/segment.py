@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from animdetail_trt.detailer.improvements import REFERENCE, Improvements
 from animdetail_trt.detailer.masks import crop_condition_masks, sampling_mask
 from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.detailer.transfer import parts
 from animdetail_trt.errors import SamplingError
 from animdetail_trt.geometry import PIXELS_PER_LATENT, latent_crop
 from animdetail_trt.sampling.conditioning import Conditioning
@@ -146,7 +147,7 @@ def encode_crop(canvas: Canvas, crop_region: CropRegion, work_size: tuple[int, i
     batch = min(vae.frames_per_call(width, height), frame_count)
     pixels = torch.empty(batch, 3, height, width, dtype=vae.dtype, device=canvas.device)
     latents = []
-    for part in _parts(frame_count, batch):
+    for part in parts(frame_count, batch):
         crop = canvas.crop(part, crop_region)
         into = pixels[: len(crop)]
         latents.append(vae.encode(ops.crop_resize_to_vae_into(into, crop, _whole(crop_region), work_size)))
@@ -164,7 +165,7 @@ def decode_crop(
     """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw), on the host and made on
     ``canvas.device``; ``paste`` and when they are there as in detail_segment."""
     crops = torch.empty(len(latents), crop_size[1], crop_size[0], 3)
-    for part in _parts(len(latents), _frames_per_decode(latents, vae)):
+    for part in parts(len(latents), _frames_per_decode(latents, vae)):
         kept = crops[part]
         with timer("decode"):
             patch = canvas.room_for(kept)
@@ -175,15 +176,10 @@ def decode_crop(
     return crops
 
 
-def _parts(frame_count: int, batch: int) -> Iterator[slice]:
-    for first in range(0, frame_count, batch):
-        yield slice(first, min(first + batch, frame_count))
-
-
 def decode_pixels(latents: Tensor, vae: VaeRunner) -> Tensor:
     """All that the VAE decodes, (f, 8 lh, 8 lw, 3) in 0..1, from latents (f, 4, lh, lw)."""
-    parts = [vae.decode(part).float().cpu() for part in latents.split(_frames_per_decode(latents, vae))]
-    return ((torch.cat(parts) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
+    decoded = [vae.decode(part).float().cpu() for part in latents.split(_frames_per_decode(latents, vae))]
+    return ((torch.cat(decoded) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
 
 
 def _frames_per_decode(latents: Tensor, vae: VaeRunner) -> int:

@@ -143,15 +143,14 @@ class Lane:
         buffer.deliver = deliver
 
     def finish(self) -> None:
-        """Wait until all downloads are there."""
+        """Wait until all downloads are there, and call what waits for them; uploads may be on their way still."""
         for buffer in self._buffers:  # the older first
-            buffer.settle()
+            if buffer.deliver is not None:
+                buffer.settle()
 
     def _pieces(self, frames: Tensor) -> Iterator[slice]:
         bytes_per_frame = frames[0].numel() * frames.element_size()
-        count = max(1, self._buffer_bytes // bytes_per_frame)
-        for first in range(0, len(frames), count):
-            yield slice(first, min(first + count, len(frames)))
+        return parts(len(frames), max(1, self._buffer_bytes // bytes_per_frame))
 
     def _next(self, like: Tensor) -> tuple[_Buffer, Tensor]:
         """The buffer that has been in use the longest, and its memory in the form of ``like``."""
@@ -162,6 +161,12 @@ class Lane:
         if buffer.memory is None or len(buffer.memory) < size:
             buffer.memory = self._stream.staging(size)
         return buffer, buffer.memory[:size].view(like.dtype).view(like.shape)
+
+
+def parts(frame_count: int, at_once: int) -> Iterator[slice]:
+    """All frames, so many at a time."""
+    for first in range(0, frame_count, at_once):
+        yield slice(first, min(first + at_once, frame_count))
 
 
 def _store(staged: Tensor, target: Tensor) -> None:
