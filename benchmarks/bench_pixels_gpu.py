@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import re
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,10 +23,11 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.bench import machine, reference_way
-from animdetail_trt.bench.timing import Times, time_ms
+from animdetail_trt.bench.floors import FLOAT_BYTES
+from animdetail_trt.bench.timing import Times, repeat, time_ms
 from animdetail_trt.bench.workload import Region, Segment, StandInVae, make_frames, make_segments
 
-FLOAT_BYTES = 4
+CUDA = torch.device("cuda")
 TARGET_FRACTION, TARGET_SPEEDUP = 0.7, 200
 # A blur summed in another order moves a pasted value by this much at most (golden/README.md).
 TOLERANCE = 2e-6
@@ -148,24 +148,14 @@ def device_times(calls: Sequence[Call], runs: int, rounds: int = 4) -> Times:
             for call in calls:
                 call()
     count = rounds * len(calls)
-    return Times([ms / count for ms in (event_ms(graph.replay) for _ in range(runs + 2))][2:])
-
-
-def event_ms(call: Call) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+    return Times([ms / count for ms in (time_ms(graph.replay, device=CUDA) for _ in range(runs + 2))][2:])
 
 
 def copy_bytes_per_ms(runs: int = 15) -> float:
     """Bytes read plus written per millisecond by a copy on the device, between buffers beyond any cache."""
     source = torch.rand(2**29, device="cuda")
     target = torch.empty_like(source)
-    times = [event_ms(lambda: target.copy_(source)) for _ in range(runs + 2)][2:]
-    return 2 * FLOAT_BYTES * source.numel() / statistics.median(times)
+    return 2 * FLOAT_BYTES * source.numel() / repeat(lambda: target.copy_(source), runs, CUDA).median_ms
 
 
 def measure_op(op: Op, copy_speed: float, runs: int) -> dict[str, Any]:
@@ -241,9 +231,9 @@ def measure_job(args: argparse.Namespace, crop: int, size: int) -> dict[str, Any
         job.run()
         back.copy_(job.canvas, non_blocking=True)
 
-    fast = Times([event_ms(job.run) / len(segments) for _ in range(args.runs + 2)][2:])
+    fast = Times([time_ms(job.run, device=CUDA) / len(segments) for _ in range(args.runs + 2)][2:])
     in_graph = device_times([partial(job.run_segment, i) for i in range(len(segments))], args.runs)
-    transfers = Times([event_ms(with_transfers) / len(segments) for _ in range(args.runs + 2)][2:])
+    transfers = Times([time_ms(with_transfers, device=CUDA) / len(segments) for _ in range(args.runs + 2)][2:])
     return {
         "crop": crop,
         "size": size,

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import animdetail_trt as adt
+from animdetail_trt.bench.machine import cpu_model
 from animdetail_trt.sampling import SCHEDULER_NAMES, ModelSampling, ksample
 from animdetail_trt.sampling.samplers import SAMPLERS
 from animdetail_trt.sampling.schedules import SCHEDULES, schedule_sigmas
@@ -111,14 +112,7 @@ def document(tiny: Path) -> str:
     lines.append("| --- | --- | --- | --- |")
     for name, (count, largest) in scheduler_distances().items():
         lines.append(f"| {name} | {source_of(SCHEDULES[name])} | {count} | {largest:.1e} |")
-    return HEAD.format(processor=processor(), torch=torch.__version__) + "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return names[0]
+    return HEAD.format(processor=cpu_model(), torch=torch.__version__) + "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from animdetail_trt.bench.job import Job
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report, png_of
 from animdetail_trt.bench.scenarios import SUITES, clip
-from animdetail_trt.bench.ways import AbsentError, Models, Ways, watched
+from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
+from animdetail_trt.cli import bench as bench_command
 from animdetail_trt.errors import UnavailableError
 from outcome import Outcome
 from results import a_result, a_scenario
@@ -311,3 +312,9 @@ def test_matplotlib_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UnavailableError, match="need matplotlib"):
         plots.load_matplotlib()
+
+
+def test_the_command_names_every_suite_and_backend() -> None:
+    """It has lists of its own, so that its help needs no torch."""
+    assert tuple(SUITES) == bench_command.SUITE_NAMES
+    assert tuple(WAYS) == bench_command.WAY_NAMES

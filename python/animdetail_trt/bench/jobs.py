@@ -61,7 +61,7 @@ def make_job(scenario: Scenario, way: str, ways: Ways, inputs: Inputs) -> Job:
         return pixel_job(scenario, "reference" if way == TRUTH else way, inputs)
     pipe = with_window(ways.pipe("torch" if way == "reference" else way), scenario)
     make = {
-        "vae_encode": _encode_job, "vae_decode": _decode_job, "unet": _unet_job, "windows": _windows_job,
+        "vae_encode": _vae_job, "vae_decode": _vae_job, "unet": _unet_job, "windows": _windows_job,
         "segment": _node_job, "clip": _node_job,
     }[scenario.kind]  # fmt: skip
     job = make(scenario, pipe, inputs, one_by_one=way == "reference")
@@ -73,18 +73,12 @@ def make_job(scenario: Scenario, way: str, ways: Ways, inputs: Inputs) -> Job:
     return replace(job, run=run)
 
 
-def _encode_job(scenario: Scenario, pipe: BasicPipe, inputs: Inputs, *, one_by_one: bool) -> Job:
+def _vae_job(scenario: Scenario, pipe: BasicPipe, inputs: Inputs, *, one_by_one: bool) -> Job:
+    call = pipe.vae.encode if scenario.kind == "vae_encode" else pipe.vae.decode
     if one_by_one:
-        return Job(lambda number: reference_way.encode_all(inputs.of(number), pipe.vae))
+        return Job(lambda number: reference_way.grow(call(frame[None]) for frame in inputs.of(number)))
     batch = pipe.vae.frames_per_call(scenario.side, scenario.side)
-    return Job(lambda number: torch.cat([pipe.vae.encode(part) for part in inputs.of(number).split(batch)]))
-
-
-def _decode_job(scenario: Scenario, pipe: BasicPipe, inputs: Inputs, *, one_by_one: bool) -> Job:
-    if one_by_one:
-        return Job(lambda number: reference_way.decode_all(inputs.of(number), pipe.vae))
-    batch = pipe.vae.frames_per_call(scenario.side, scenario.side)
-    return Job(lambda number: torch.cat([pipe.vae.decode(part) for part in inputs.of(number).split(batch)]))
+    return Job(lambda number: torch.cat([call(part) for part in inputs.of(number).split(batch)]))
 
 
 def _unet_job(scenario: Scenario, pipe: BasicPipe, inputs: Inputs, *, one_by_one: bool) -> Job:

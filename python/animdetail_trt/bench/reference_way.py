@@ -85,15 +85,6 @@ class OneWindow:
         return self.unet(latents, timestep, tokens, residuals)
 
 
-def encode_all(pixels: Tensor, vae: VaeRunner) -> Tensor:
-    """The VAE alone, (f, 3, h, w) in -1..1, a frame at a time."""
-    return grow(vae.encode(frame[None]) for frame in pixels)
-
-
-def decode_all(latents: Tensor, vae: VaeRunner) -> Tensor:
-    return grow(vae.decode(latent[None]) for latent in latents)
-
-
 def grow(parts: Iterable[Tensor]) -> Tensor:
     """Appends one frame at a time; each append copies all that is there."""
     whole = None
