@@ -6,18 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from animdetail_trt.comfyui.install import install, python_of, uninstall, why_not_importable
 from animdetail_trt.comfyui.swap import swap
 from animdetail_trt.errors import InputError
 from animdetail_trt.media.staging import check_writable, staged_file
 
-if TYPE_CHECKING:
-    _Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
-
-def add_parser(commands: _Actions) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "put the nodes into a ComfyUI, take them out, or swap them in a workflow"
     parser = commands.add_parser("comfyui", help=text, description=f"{text.capitalize()}.")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)

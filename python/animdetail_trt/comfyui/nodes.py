@@ -10,15 +10,20 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.accelerate import accelerate
 from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
-from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, settings_of, with_settings
+from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, PrecisionName, settings_of, with_settings
 from animdetail_trt.comfyui.swap import PREFIX
 from animdetail_trt.comfyui.vae import HostVae
 from animdetail_trt.detailer import detailer
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff as MaskToSegs
 
-CATEGORY = "animdetail"
-
 Inputs = dict[str, Any]
+
+
+class _Node:
+    """What ComfyUI asks of all of them alike."""
+
+    FUNCTION = "doit"
+    CATEGORY = "animdetail"
 
 
 def _detailer_inputs(max_size: int) -> dict[str, Inputs]:
@@ -50,15 +55,13 @@ def _detailer_inputs(max_size: int) -> dict[str, Inputs]:
 _FEATHER = ("INT", {"default": 5, "min": 0, "max": 100, "step": 1})
 
 
-class DetailerForEachPipeForAnimateDiff:
+class DetailerForEachPipeForAnimateDiff(_Node):
     DESCRIPTION = (
         "Details every segment of a clip and pastes it back. The same inputs and pictures as the Impact Pack's."
     )
     RETURN_TYPES = ("IMAGE", "SEGS", "BASIC_PIPE", "IMAGE")
     RETURN_NAMES = ("image", "segs", "basic_pipe", "cnet_images")
     OUTPUT_IS_LIST = (False, False, False, True)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802 - ComfyUI's name
@@ -94,13 +97,11 @@ class DetailerForEachPipeForAnimateDiff:
         return image, segs, basic_pipe, cnet_images
 
 
-class SEGSDetailerForAnimateDiff:
+class SEGSDetailerForAnimateDiff(_Node):
     DESCRIPTION = "Details every segment of a clip without pasting. The same inputs and pictures as the Impact Pack's."
     RETURN_TYPES = ("SEGS", "IMAGE")
     RETURN_NAMES = ("segs", "cnet_images")
     OUTPUT_IS_LIST = (False, True)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -126,11 +127,9 @@ class SEGSDetailerForAnimateDiff:
         )
 
 
-class SEGSPaste:
+class SEGSPaste(_Node):
     DESCRIPTION = "Pastes the crops that SEGS carry into frames. The same inputs and pictures as the Impact Pack's."
     RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -148,11 +147,9 @@ class SEGSPaste:
         return detailer.SEGSPaste.doit(**inputs)
 
 
-class MaskToSEGS_for_AnimateDiff:  # noqa: N801 - the reference's name
+class MaskToSEGS_for_AnimateDiff(_Node):  # noqa: N801 - the reference's name
     DESCRIPTION = "Makes a segment of each connected region of a mask. The same as the Impact Pack's."
     RETURN_TYPES = ("SEGS",)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -172,11 +169,9 @@ class MaskToSEGS_for_AnimateDiff:  # noqa: N801 - the reference's name
         return MaskToSegs.doit(**inputs)
 
 
-class DetailerSettingsNode:
+class DetailerSettingsNode(_Node):
     DESCRIPTION = "How the detailer nodes run this model. Put it on the model's wire, before the BASIC_PIPE."
     RETURN_TYPES = ("MODEL",)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -208,35 +203,31 @@ class DetailerSettingsNode:
         return (with_settings(model, DetailerSettings(**values)),)
 
 
-class AccelerateModel:
+class AccelerateModel(_Node):
     DESCRIPTION = (
         "The MODEL with its UNet in a TensorRT engine, for any sampler node. Where none fits, the MODEL as it is."
     )
     RETURN_TYPES = ("MODEL",)
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
         run = [name for name in RUN if name != "comfyui"]
         return {"required": {"model": ("MODEL",), "run": (run,), "precision": (list(PRECISION),)}}
 
-    def doit(self, model: Any, run: str, precision: str) -> tuple[Any]:
+    def doit(self, model: Any, run: str, precision: PrecisionName) -> tuple[Any]:
         settings = replace(settings_of(model), run=run, precision=precision)
         accelerated, reason = accelerate(model, settings)
         # The last word on the wire: of a detailer behind it too, which decides anew where patches come between.
         return (accelerated if reason else with_settings(accelerated, settings),)
 
 
-class Engines:
+class Engines(_Node):
     DESCRIPTION = (
         "Builds the TensorRT engine of this MODEL (its LoRAs merged, its motion model inside) once, and loads it from "
         "then on. Building takes minutes, and the GPU."
     )
     RETURN_TYPES = ("MODEL", "STRING")
     RETURN_NAMES = ("model", "report")
-    FUNCTION = "doit"
-    CATEGORY = CATEGORY
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Inputs]:  # noqa: N802
@@ -263,7 +254,7 @@ class Engines:
         }
 
     def doit(
-        self, model: Any, action: str, precision: str, controlnet: bool, frame_prompts: bool, **ends: int
+        self, model: Any, action: str, precision: PrecisionName, controlnet: bool, frame_prompts: bool, **ends: int
     ) -> tuple[Any, str]:
         settings = replace(settings_of(model), run="auto", precision=precision)
         report = ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from animdetail_trt.comfyui import host
+from animdetail_trt.trt.identity import Precision
 
 _KEY = "animdetail_trt.settings"
 RUN = ("auto", "comfyui", "torch", "onnxruntime")
-PRECISION = ("auto", "fp16", "bf16", "fp32")
+PrecisionName: TypeAlias = Literal["auto"] | Precision
+PRECISION: tuple[PrecisionName, ...] = ("auto", *get_args(Precision))
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DetailerSettings:
 
     reference_mode: bool = True
     run: str = "auto"
-    precision: str = "auto"
+    precision: PrecisionName = "auto"
     vae_frames: int = 0
 
 

@@ -19,6 +19,7 @@ from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.errors import AnimDetailError
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
+from animdetail_trt.models.engines import DTYPES, PRECISIONS
 from animdetail_trt.models.files import ModelFiles, Parts, read_parts
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
 from animdetail_trt.models.runners import Runners
@@ -29,7 +30,6 @@ from animdetail_trt.trt.sidecar import Entry
 from animdetail_trt.trt.store import Store
 from animdetail_trt.trt.system import default_folder
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _SOURCE = "the MODEL of ComfyUI"
 _FOLDER = "comfyui"  # in the engines' folder, for the weights that they are built of
 
@@ -76,9 +76,9 @@ def read_weights(model: Any, facts: ModelFacts) -> Weights:
 def dtype_of(model: Any, settings: DetailerSettings) -> torch.dtype:
     """What the UNet is to compute in; of a model kept in 8 bits, float16."""
     if settings.precision != "auto":
-        return _DTYPES[settings.precision]
+        return DTYPES[settings.precision]
     dtype = host.model_dtype(model)
-    return dtype if dtype in _DTYPES.values() else torch.float16
+    return dtype if dtype in PRECISIONS else torch.float16
 
 
 def make_runner(model: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:

@@ -33,8 +33,8 @@ ONNXRUNTIME = "onnxruntime"
 """The target of graphs that are kept as they are."""
 
 _OUTPUTS: dict[Component, str] = {"unet": "eps", "vae_encoder": "latents", "vae_decoder": "pixels"}
-_DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-PRECISIONS = {dtype: precision for precision, dtype in _DTYPES.items()}
+DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+PRECISIONS = {dtype: precision for precision, dtype in DTYPES.items()}
 # A graph of fewer bytes is checked against torch every time that it is exported.
 _CHECKED_BYTES = 256 << 20
 # 8 latents a side and less, where a small UNet's middle is one pixel, tell rounding from mistakes no more.
@@ -97,7 +97,7 @@ class Job:
     def weight_bytes(self) -> int:
         """About how large the plan will be, from the files' headers."""
         return sum(_elements(path, self.component) for path in self.files.weight_files(self.component).values()) * (
-            _DTYPES[self.identity.source.precision].itemsize
+            DTYPES[self.identity.source.precision].itemsize
         )
 
 
@@ -196,7 +196,7 @@ def _export(job: Job, folder: Path, check: bool | None) -> Graph:
 
 def graph_module(job: Job) -> Any:
     """The component's module, with its weights, LoRAs merged, in its precision, as it is exported."""
-    place = Placement(torch.device("cpu"), _DTYPES[job.identity.source.precision])
+    place = Placement(torch.device("cpu"), DTYPES[job.identity.source.precision])
     files = job.files
     if job.component == "unet":
         motion = files.read_motion()
@@ -220,7 +220,7 @@ def lora_weights(files: ModelFiles, precision: Precision) -> tuple[StateDict, St
     def named(of: ModelFiles) -> StateDict:
         motion = of.read_motion()
         tensors = of.read_parts().unet | ({} if motion is None else motion.tensors)
-        return {f"unet.{key}": tensor.to(_DTYPES[precision]) for key, tensor in tensors.items()}
+        return {f"unet.{key}": tensor.to(DTYPES[precision]) for key, tensor in tensors.items()}
 
     base, merged = named(base_files), named(files)
     return base, {key: tensor for key, tensor in merged.items() if not torch.equal(tensor, base[key])}

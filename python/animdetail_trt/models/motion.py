@@ -56,8 +56,8 @@ def load_motion_module(path: str | Path) -> MotionModule:
 
 def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
     """A motion module of the tensors of one in its original layout. source: what messages call it"""
-    path, raw = source, {key.removeprefix("module."): value for key, value in tensors.items()}
-    require_kind(path, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
+    raw = {key.removeprefix("module."): value for key, value in tensors.items()}
+    require_kind(source, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
     tables = [value for key, value in raw.items() if key.endswith(_POSITION_TABLE)]
     distilled = not tables
     if distilled:
@@ -67,7 +67,7 @@ def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
         version: Version = "v2"
     else:
         version = "v3" if positions == 32 else "v1"
-    return MotionModule(_to_diffusers(raw, path), version, positions, str(path), distilled)
+    return MotionModule(_to_diffusers(raw, source), version, positions, str(source), distilled)
 
 
 def positions_of(path: str | Path) -> int:
