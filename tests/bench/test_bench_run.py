@@ -318,3 +318,16 @@ def test_the_command_names_every_suite_and_backend() -> None:
     """It has lists of its own, so that its help needs no torch."""
     assert tuple(SUITES) == bench_command.SUITE_NAMES
     assert tuple(WAYS) == bench_command.WAY_NAMES
+
+
+def test_a_file_that_is_no_model_is_refused_before_anything_is_measured(
+    run: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    text = tmp_path / "model.safetensors"
+    text.write_text("no model")
+    done = run("bench", "--checkpoint", text, "--motion-module", text)
+    assert done.code == 2
+    assert "is damaged or not a safetensors file" in done.told
+    done = run("bench", "--checkpoint", tmp_path, "--motion-module", tmp_path)
+    assert done.code == 2
+    assert "is a folder; a motion module for SD 1.5 is a .safetensors file" in done.told

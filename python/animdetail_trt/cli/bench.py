@@ -109,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """All that can be wrong, before minutes are spent."""
     from animdetail_trt.bench.results import HTML_NAME, JSON_NAME, PARTIAL_NAME
+    from animdetail_trt.cli.paths import check_kinds
     from animdetail_trt.media.staging import check_writable
 
     if (args.checkpoint is None) != (args.motion_module is None):
@@ -116,6 +117,10 @@ def _check(args: argparse.Namespace) -> None:
     for path in (args.checkpoint, args.motion_module):
         if path is not None and not path.exists():
             raise InputError(f"{path} does not exist. Check the path")
+    check_kinds((
+        (args.checkpoint, ("sd15",), "a checkpoint"),
+        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
+    ))  # fmt: skip
     if args.output is not None:
         _make_folder(args.output)
         for name in (JSON_NAME, HTML_NAME, PARTIAL_NAME):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from animdetail_trt.cli.detail import parse_lora
 from animdetail_trt.cli.engine_words import told_bytes
 from animdetail_trt.cli.numbers import between
-from animdetail_trt.errors import AnimDetailError, CheckpointError, InputError
+from animdetail_trt.errors import AnimDetailError, InputError
 
 if TYPE_CHECKING:
     from animdetail_trt.cli.progress import Display
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_files(args: argparse.Namespace) -> ModelFiles:
     """What the files' headers tell, before anything is read or built."""
-    from animdetail_trt.models.checkpoint import check_file
+    from animdetail_trt.cli.paths import check_kinds
     from animdetail_trt.models.files import ModelFiles
 
     files = ModelFiles(
@@ -151,19 +151,14 @@ def _check_files(args: argparse.Namespace) -> ModelFiles:
         args.motion_scale,
         args.motion_effect,
     )
-    wanted: list[tuple[Path | None, tuple[str, ...], str]] = [
+    check_kinds((
         (args.checkpoint, ("sd15",), "a checkpoint"),
         (args.refiner, ("sd15",), "a refiner's checkpoint"),
         (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
         (args.vae, ("vae", "sd15"), "a VAE"),
         *((path, ("lora",), "a LoRA") for path, _ in args.lora),
         *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
-    ]
-    for path, kinds, purpose in wanted:
-        if path is not None and not path.is_dir():
-            check_file(path, kinds, purpose)
-        elif path is not None and purpose not in ("a checkpoint", "a refiner's checkpoint"):
-            raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
+    ))  # fmt: skip
     return files
 
 

@@ -248,7 +248,7 @@ def _run_models(
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     """All that can be known to be wrong before the first frame is decoded."""
-    from animdetail_trt.cli.paths import check_paths_differ, model_files
+    from animdetail_trt.cli.paths import check_kinds, check_paths_differ, model_files
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
@@ -258,7 +258,13 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     for flag, path in model_files(args):
         if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
-    _check_model_files(args)
+    check_kinds((
+        (args.checkpoint, ("sd15",), "a checkpoint"),
+        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
+        (args.vae, ("vae", "sd15"), "a VAE"),
+        *((path, ("lora",), "a LoRA") for path, _ in args.lora),
+        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
+    ))  # fmt: skip
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
         raise MediaError(f"--preview {args.preview} is no image name. Use one of {', '.join(_SHEET_SUFFIXES)}.")
     for path in (args.preview, args.report, args.save_segs):
@@ -269,22 +275,6 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     source = open_source(args.input)
     check_paths_differ(args, source)
     return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
-
-
-def _check_model_files(args: argparse.Namespace) -> None:
-    """Look at the files' headers: what kind of model each is."""
-    from animdetail_trt.models.checkpoint import check_file
-
-    if args.checkpoint.is_file():
-        check_file(args.checkpoint, ("sd15",), "a checkpoint")
-    if args.motion_module is not None:
-        check_file(args.motion_module, ("motion-module",), "a motion module for SD 1.5")
-    if args.vae is not None:
-        check_file(args.vae, ("vae", "sd15"), "a VAE")
-    for path, _ in args.lora:
-        check_file(path, ("lora",), "a LoRA")
-    for path, _ in args.motion_lora:
-        check_file(path, ("motion-lora",), "a motion LoRA")
 
 
 def _check_names(args: argparse.Namespace) -> None:

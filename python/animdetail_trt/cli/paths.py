@@ -1,16 +1,18 @@
-"""No output takes the place of an input, nor of another output."""
+"""Files on the command line: models are what they are taken for, and no output takes the place of an input, nor of
+another output."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from animdetail_trt.errors import MediaError
+from animdetail_trt.errors import CheckpointError, MediaError
 
 if TYPE_CHECKING:
     from animdetail_trt.media.clip import Source
+    from animdetail_trt.models.checkpoint import Kind
 
 NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""
@@ -22,6 +24,18 @@ def model_files(args: argparse.Namespace) -> list[NamedFile]:
     files += [("--lora", path) for path, _ in args.lora]
     files += [("--motion-lora", path) for path, _ in args.motion_lora]
     return [(name, path) for name, path in files if path is not None]
+
+
+def check_kinds(files: Iterable[tuple[Path | None, Collection[Kind], str]]) -> None:
+    """Look at the headers of those that were given, each with the kinds that it may be and what it is used as: a
+    checkpoint, which may be a folder too, or something else. Raises CheckpointError."""
+    from animdetail_trt.models.checkpoint import check_file
+
+    for path, kinds, purpose in files:
+        if path is not None and not path.is_dir():
+            check_file(path, kinds, purpose)
+        elif path is not None and not purpose.endswith("checkpoint"):
+            raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
 
 
 def check_paths_differ(args: argparse.Namespace, source: Source) -> None:
