@@ -55,12 +55,15 @@ class ModelFiles:
             motion = with_motion_loras(load_motion_module(self.motion_module), self.motion_loras)
             return with_strength(motion, self.motion_scale, self.motion_effect)
 
-    def read_parts(self) -> Parts:
+    def read_parts(self, *, needs_vae: bool = True) -> Parts:
         """The checkpoint's tensors, LoRAs merged, and the VAE that takes the place of its own."""
         replacement = None if self.vae is None else load_vae_file(self.vae)
         with reading(str(self.checkpoint)):
             parts = with_loras(read_parts(Path(self.checkpoint)), self.loras)
-        return parts if replacement is None else parts._replace(vae=replacement)
+        parts = parts if replacement is None else parts._replace(vae=replacement)
+        if needs_vae and parts.vae is None:
+            raise CheckpointError(f"{self.checkpoint} holds no VAE. Give one with --vae, or vae=path")
+        return parts
 
     def weight_files(self, component: str) -> dict[str, Path]:
         """The files that a component's weights come from, by what each is; LoRAs aside."""
@@ -79,10 +82,9 @@ class ModelFiles:
             return build_unet(parts.unet, motion, str(self.checkpoint), place)
 
     def vae_module(self, parts: Parts, place: Placement) -> torch.nn.Module:
-        if parts.vae is None:
-            raise CheckpointError(f"{self.checkpoint} holds no VAE. Give one with --vae, or vae=path")
         source = str(self.checkpoint if self.vae is None else self.vae)
         with reading(source):
+            assert parts.vae is not None  # read_parts saw to it
             return build_vae(parts.vae, source, place)
 
 

@@ -107,7 +107,7 @@ def load_pipe(
         logger.info("the models run in torch on the CPU: torch sees no CUDA device")
 
     motion = files.read_motion()
-    parts = files.read_parts()
+    parts = files.read_parts(needs_vae=vae_runner is None)
     runners = Runners(files, torch_device, dtype, choice, engine_dir=engine_dir, vram_budget=vram_budget)
     unet = runners.unet(parts, motion)
     vae_runner = vae_runner or runners.vae(parts)
