@@ -35,6 +35,7 @@ def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANIMDETAIL_ENGINE_DIR", str(tmp_path / "engines"))
     shutil.copy(tiny_checkpoint, "sd15.safetensors")
+    shutil.copy(tiny_checkpoint, "refiner.safetensors")
     shutil.copy(tiny / "tiny_mm_v3.safetensors", "mm_sd15_v3.safetensors")
     shutil.copy(tiny / "tiny_lora.safetensors", "style.safetensors")
     shutil.copy(tiny / "tiny_controlnet.safetensors", "control_tile.safetensors")
@@ -65,7 +66,8 @@ def test_every_shell_command(user_files: Path) -> None:
         run = [sys.executable, "-m", "animdetail_trt.cli", *command[1:]]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-    for name in ("detailed.mp4", "sheet.png", "run.json", "frames/frame_000001.png", "detailed.mkv"):
+    pictures = ["frames/frame_000001.png", "steered/frame_000001.png"]
+    for name in ("detailed.mp4", "sheet.png", "run.json", *pictures, "detailed.mkv"):
         assert Path(name).stat().st_size > 0
     assert Image.open("frames/frame_000001.png").size == (176, 144)
 

@@ -105,6 +105,9 @@ def test_names_that_are_unknown(refused: Callable[..., str]) -> None:
         ("fps", "1e-9", "out of range"),
         ("fps", "1000.01", "out of range"),
         ("guide_size_for", "face", "choose from"),
+        ("refiner_ratio", 1.5, "1.5 is out of range. Use 0 to 1"),
+        ("controlnet", "net.safetensors:1:0.8:0.2", "acts from 0.8 to 0.2. Use a start and an end from 0 to 1"),
+        ("controlnet", "net.safetensors:1:-0.1", "acts from -0.1 to 1."),
     ],
 )
 def test_numbers_out_of_range(refused: Callable[..., str], name: str, value: Any, message: str) -> None:
@@ -169,6 +172,25 @@ def test_a_wrong_model_file_is_told_before_frames_are_read(refused: Callable[...
     assert "is damaged" in refused(checkpoint=tmp_path / "empty.safetensors")
 
 
+def test_wrong_refiners_and_controlnets(refused: Callable[..., str], tmp_path: Path) -> None:
+    lora, sdxl, pickle = (tmp_path / name for name in ("lora.safetensors", "sdxl.safetensors", "net.pth"))
+    save_file({"lora_unet_mid.lora_up.weight": np.zeros(1)}, lora)
+    save_file({"control_model.label_emb.0.0.weight": np.zeros(1)}, sdxl)
+    pickle.write_bytes(b"\x80\x02}.")
+    for flag, purpose in (("refiner", "a refiner's checkpoint"), ("controlnet", "a ControlNet")):
+        assert f"--{flag} {tmp_path / 'none'} does not exist" in refused(**{flag: tmp_path / "none"})
+        assert f"cannot be used as {purpose}: it is a LoRA" in refused(**{flag: lora})
+        assert f"cannot be used as {purpose}: it is a ControlNet for SDXL" in refused(**{flag: sdxl})
+        assert "net.pth is a pickle" in refused(**{flag: pickle})
+    assert "is a folder; a ControlNet is a .safetensors file" in refused(controlnet=f"{tmp_path}:0.5")
+
+
+def test_options_of_a_refiner_that_is_not_there(refused: Callable[..., str], tmp_path: Path) -> None:
+    for name, value in (("ratio", 0), ("prompt", ""), ("negative", "blur"), ("lora", tmp_path / "none")):
+        message = f"--refiner-{name} needs a refiner. Give one with --refiner CHECKPOINT."
+        assert message in refused(**{f"refiner_{name}": value})
+
+
 def test_damaged_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
     """Cut off in the signature, in the header and in the pixels."""
     whole = write_mask(tmp_path / "whole.png", (80, 48), (10, 10, 60, 40)).read_bytes()
@@ -207,6 +229,10 @@ def test_an_output_replaces_no_model(refused: Callable[..., str], checkpoint: Pa
     part = checkpoint.parent / "diffusers" / "model_index.json"
     part.write_text("{}")
     assert "same file as --checkpoint" in refused(checkpoint=part.parent, report=part)
+    assert "same file as --refiner" in refused(refiner=part.parent, report=part)
+    network = checkpoint.with_name("net.safetensors")
+    save_file({"zero_convs.0.0.weight": np.zeros(1)}, network)
+    assert "same file as --controlnet" in refused(controlnet=network, report=network)
 
 
 def test_an_output_replaces_no_output(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from animdetail_trt.cli.detail import parse_lora
+from animdetail_trt.cli.models import parse_lora
 from animdetail_trt.cli.progress import Display, Lines, log_shown
 
 

@@ -87,6 +87,16 @@ def test_an_own_vae_replaces_the_checkpoints(tiny: Path, tmp_path: Path) -> None
     assert torch.equal(replaced.vae.encode(pixels), other.vae.encode(pixels))
 
 
+def test_another_pipes_vae_is_shared(tiny: Path, tmp_path: Path) -> None:
+    """A refiner's own is not looked at: not even whether there is one, nor whether an engine was built of it."""
+    unet = {key: value for key, value in load_file(tiny / "tiny_refiner.safetensors").items() if "diffusion" in key}
+    save_file(unet, tmp_path / "unet.safetensors")
+    pipe = adt.load_pipe(tiny / "tiny_sd15.safetensors", device="cpu")
+    assert adt.load_pipe(tmp_path / "unet.safetensors", vae=pipe.vae, device="cpu").vae is pipe.vae
+    with pytest.raises(CheckpointError, match="unet.safetensors holds no VAE"):
+        adt.load_pipe(tmp_path / "unet.safetensors", device="cpu")
+
+
 KINDS = {
     "tiny_sd15": "sd15",
     "tiny_mm_v1": "motion-module",
@@ -220,7 +230,7 @@ def test_unknown_choices_list_the_known(tiny: Path) -> None:
         ({"dtype": "int8"}, "unknown dtype 'int8'. Choose auto, float32"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "mps"}, "device 'mps' is not supported"),
-        ({"vae": 5}, "vae must be a path, not 5"),
+        ({"vae": 5}, "vae must be a path, or the vae of another pipe, not 5"),
         ({"context": 16}, "context must be ContextOptions, not 16"),
         ({"loras": [("a.safetensors", 1.0)]}, "no such file: a.safetensors"),
     ):

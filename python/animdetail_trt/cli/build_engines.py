@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from animdetail_trt.cli.detail import parse_lora
 from animdetail_trt.cli.engine_words import told_bytes
+from animdetail_trt.cli.models import parse_lora
 from animdetail_trt.cli.numbers import between
 from animdetail_trt.errors import AnimDetailError, InputError
 

@@ -7,7 +7,6 @@ read and the segments found, and only then are the models loaded.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
-from animdetail_trt.errors import CheckpointError, InputError, MediaError, UnavailableError
+from animdetail_trt.errors import InputError, MediaError, UnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from animdetail_trt.cli.progress import Display
     from animdetail_trt.detailer.improvements import Improvements
     from animdetail_trt.media.clip import Clip, Sink, Source
+    from animdetail_trt.sampling.control import ControlNetWrapper
     from animdetail_trt.segs import SEGS
 
 _MAX_SEED = 2**64 - 1
@@ -47,45 +48,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "-o", "--output", type=Path, required=True, metavar="OUT",
         help="video (.mp4 .mov .m4v .mkv .webm), folder (no suffix; PNG files) or image",
     )  # fmt: skip
-    _add_models(parser)
+    add_models(parser)
     _add_regions(parser)
     _add_sampling(parser)
     _add_output(parser)
-
-
-def _add_models(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("models")
-    add = group.add_argument
-    add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
-    add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
-    add(
-        "--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="LoRA, .safetensors, at strength 1 unless another is given; may be given several times",
-    )  # fmt: skip
-    add(
-        "--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="motion LoRA for the motion module, in the same way",
-    )  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
-    add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
-    add(
-        "--engine-dir",
-        type=Path,
-        metavar="DIR",
-        help="where build-engines put the engines, if not where it does by itself",
-    )
-    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="GPU memory that engines may take")
-    add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
-    add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
-    add("--context-schedule", metavar="NAME", help="how windows are laid; a wrong name lists them")
-    add("--context-stride", type=whole_at_least(1), help="of the uniform schedules")
-    add("--closed-loop", action="store_true", default=None, help="of looped_uniform: windows across the seam")
-    add("--fuse-method", metavar="NAME", help="how windows are averaged; a wrong name lists them")
-    add("--motion-scale", type=between(0, 100), default=1.0, help="of the motion module's attention: more moves more")
-    add("--motion-effect", type=between(0, 100), default=1.0, help="0 is none of the motion module, 1 all of it")
-    add("--beta-schedule", default="autoselect", metavar="NAME", help="noise levels; a wrong name lists them")
 
 
 def _add_regions(parser: argparse.ArgumentParser) -> None:
@@ -159,22 +125,6 @@ def parse_rate(text: str) -> Fraction:
     return rate
 
 
-def parse_lora(text: str) -> tuple[Path, float]:
-    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (Path(path), _finite(strength)) if colon and path else (Path(text), 1.0)
-    except ValueError:
-        return Path(text), 1.0
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
 def parse_improvements(text: str) -> tuple[str, ...]:
     names = _IMPROVEMENTS if text == "all" else tuple(name.strip() for name in text.split(","))
     if unknown := [name for name in names if name not in _IMPROVEMENTS]:
@@ -232,39 +182,28 @@ def _run_models(
     if args.save_segs:
         write_segs(args.save_segs, segs)
     with timings.phase("load"), display.phase("loading models"), log_shown(display):
-        pipe = _load_pipe(args)
-    segs = _scaled(args, clip, segs)
+        models = load_models(args)
+    segs = _steered(_scaled(args, clip, segs), models.controlnet)
     report = RunReport()
     with timings.phase("detail"), _out_of_memory_hint():
-        frames = _detail(args, clip, segs, pipe, Observers([display.observer(), report]))
+        frames = _detail(args, clip, segs, models, Observers([display.observer(), report]))
     with timings.phase("write"), display.phase(f"writing {sink.path.name}", len(frames)) as tick:
         sink.write(frames, clip, tick)
     if args.preview:
         with timings.phase("preview"), display.phase("drawing the contact sheet"):
             _write_preview(args, clip, frames, segs)
     if args.report:
-        write_report(args, clip, segs, pipe, report, timings.elapsed_ms)
+        write_report(args, clip, segs, models.pipe, report, timings.elapsed_ms)
 
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     """All that can be known to be wrong before the first frame is decoded."""
-    from animdetail_trt.cli.paths import check_kinds, check_paths_differ, model_files
+    from animdetail_trt.cli.paths import check_paths_differ
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
-    _check_names(args)
-    if args.motion_lora and args.motion_module is None:
-        raise InputError("--motion-lora needs a motion module. Give one with --motion-module FILE.")
-    for flag, path in model_files(args):
-        if not path.exists():
-            raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
-    check_kinds((
-        (args.checkpoint, ("sd15",), "a checkpoint"),
-        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
-        (args.vae, ("vae", "sd15"), "a VAE"),
-        *((path, ("lora",), "a LoRA") for path, _ in args.lora),
-        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
-    ))  # fmt: skip
+    _check_samplers(args)
+    check_models(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
         raise MediaError(f"--preview {args.preview} is no image name. Use one of {', '.join(_SHEET_SUFFIXES)}.")
     for path in (args.preview, args.report, args.save_segs):
@@ -277,10 +216,8 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
 
 
-def _check_names(args: argparse.Namespace) -> None:
-    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+def _check_samplers(args: argparse.Namespace) -> None:
     from animdetail_trt.sampling import SAMPLER_NAMES, SCHEDULER_NAMES
-    from animdetail_trt.sampling.model_sampling import check_beta_schedule
 
     for flag, name, names in (
         ("--sampler", args.sampler, SAMPLER_NAMES),
@@ -288,12 +225,6 @@ def _check_names(args: argparse.Namespace) -> None:
     ):
         if name not in names:
             raise InputError(f"{flag} {name!r} is unknown. Choose one of: {', '.join(names)}.")
-    if args.beta_schedule != "autoselect":
-        check_beta_schedule(args.beta_schedule)
-    device = choose_device(args.device)
-    choose_backend(args.backend, device)
-    choose_dtype(args.dtype, device)
-    _context(args)
 
 
 def _check_saved_segs(path: Path) -> None:
@@ -321,35 +252,6 @@ def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
     return faces_finder(args.crop_factor, args.mask_shape, args.min_confidence)
 
 
-def _context(args: argparse.Namespace) -> Any:
-    from animdetail_trt.sampling import ContextOptions
-
-    given = {
-        name: value
-        for name in ("context_length", "context_overlap", "context_stride", "closed_loop", "fuse_method")
-        if (value := getattr(args, name)) is not None
-    }
-    if args.context_schedule is not None:
-        given["schedule"] = args.context_schedule
-    if not given:
-        return None
-    if "context_length" in given:
-        given.setdefault("context_overlap", min(4, given["context_length"] // 4))
-    return ContextOptions(**given)
-
-
-def _load_pipe(args: argparse.Namespace) -> Any:
-    from animdetail_trt.models.pipe import load_pipe
-
-    pipe = load_pipe(
-        args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
-        motion_scale=args.motion_scale, motion_effect=args.motion_effect, beta_schedule=args.beta_schedule,
-        context=_context(args), device=args.device, dtype=args.dtype, backend=args.backend,
-        engine_dir=args.engine_dir, vram_budget=None if args.vram_budget is None else int(args.vram_budget * 1e9),
-    )  # fmt: skip
-    return pipe.with_prompt(args.prompt, args.negative)
-
-
 def _improvements(args: argparse.Namespace) -> Improvements | None:
     """None where none is asked for."""
     from animdetail_trt.detailer.improvements import Improvements
@@ -369,7 +271,12 @@ def _scaled(args: argparse.Namespace, clip: Clip, segs: SEGS) -> SEGS:
     return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements)
 
 
-def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: Any, observer: Any) -> Tensor:
+def _steered(segs: SEGS, controlnet: ControlNetWrapper | None) -> SEGS:
+    header, found = segs
+    return header, [seg._replace(control_net_wrapper=controlnet) for seg in found]
+
+
+def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, models: Models, observer: Any) -> Tensor:
     from animdetail_trt.detailer.detailer import DetailerForEachPipeForAnimateDiff
 
     frames: Tensor
@@ -386,7 +293,9 @@ def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, pipe: Any, observe
         scheduler=args.scheduler,
         denoise=args.denoise,
         feather=args.feather,
-        basic_pipe=pipe,
+        basic_pipe=models.pipe,
+        refiner_ratio=REFINER_RATIO if args.refiner_ratio is None else args.refiner_ratio,
+        refiner_basic_pipe_opt=models.refiner,
         noise_mask_feather=args.noise_mask_feather,
         reference_mode=args.improve is None,
         improvements=_improvements(args),

@@ -23,6 +23,8 @@ def model_files(args: argparse.Namespace) -> list[NamedFile]:
     files = [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]
     files += [("--lora", path) for path, _ in args.lora]
     files += [("--motion-lora", path) for path, _ in args.motion_lora]
+    files += [("--controlnet", path) for path, *_ in args.controlnet]
+    files += [("--refiner", args.refiner), *(("--refiner-lora", path) for path, _ in args.refiner_lora)]
     return [(name, path) for name, path in files if path is not None]
 
 
@@ -63,9 +65,9 @@ def _files_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]
     if args.masks is not None:
         for path in list_images(args.masks) if args.masks.is_dir() else [args.masks]:
             yield "--masks", path
-    for path in args.checkpoint.rglob("*") if args.checkpoint.is_dir() else [args.checkpoint]:
-        yield "--checkpoint", path
-    yield from (file for file in model_files(args) if file[0] != "--checkpoint")
+    for name, path in model_files(args):
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            yield name, file
 
 
 def _files_written(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]:

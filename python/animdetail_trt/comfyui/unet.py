@@ -20,7 +20,7 @@ from animdetail_trt.errors import AnimDetailError
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.engines import DTYPES, PRECISIONS
-from animdetail_trt.models.files import ModelFiles, Parts, read_parts
+from animdetail_trt.models.files import ModelFiles, Parts
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
 from animdetail_trt.models.runners import Runners
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
@@ -153,8 +153,8 @@ class UNetFiles(ModelFiles):
         motion = None if weights.motion is None else _named(weights.motion, place, write)
         return cls(unet, motion, motion_scale=weights.scale, motion_effect=weights.effect)
 
-    def read_parts(self) -> Parts:
-        return read_parts(Path(self.checkpoint))
+    def read_parts(self, *, needs_vae: bool = False) -> Parts:
+        return super().read_parts(needs_vae=needs_vae)
 
 
 class NamedDigests(Digests):

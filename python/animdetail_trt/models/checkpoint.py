@@ -30,7 +30,10 @@ _ARTICLE: dict[Kind, str] = {
     "motion-module-diffusers": "a motion module in the diffusers layout",
     "motion-lora": "a motion LoRA",
     "lora": "a LoRA",
-    "controlnet": "a ControlNet",
+    "controlnet": "a ControlNet for Stable Diffusion 1.5",
+    "sdxl-controlnet": "a ControlNet for SDXL",
+    "control-lora": "a Control-LoRA, which needs the weights of the UNet beside it",
+    "controlnet-difference": "the difference of a ControlNet to a checkpoint, which must be added to that first",
     "unet": "a UNet alone",
     "vae": "a VAE alone",
     "text-encoder": "a text encoder alone",
@@ -119,6 +122,8 @@ def _motion(*, four_levels: bool) -> Callable[[Collection[str]], bool]:
     return lambda keys: _any("temporal_transformer.")(keys) and _any("down_blocks.3.")(keys) is four_levels
 
 
+_controlnet = _any("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "zero_convs.")
+
 # First match wins: the special before the general.
 _RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
     ("motion-lora", lambda keys: _any("temporal_transformer.", "motion_modules.")(keys) and _any("lora")(keys)),
@@ -128,7 +133,10 @@ _RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
     ("lora", _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "_lora.", ".lora_linear_layer.")),
     ("lora", _any("hada_w1", "lokr_w", ".dora_scale")),
     ("lora", _start("lora_unet_", "lora_te", "lycoris_")),
-    ("controlnet", _any("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "zero_convs.")),
+    ("control-lora", lambda keys: "lora_controlnet" in keys),
+    ("controlnet-difference", lambda keys: "difference" in keys),
+    ("sdxl-controlnet", lambda keys: _controlnet(keys) and _any("label_emb.", "add_embedding.")(keys)),
+    ("controlnet", _controlnet),
     ("sdxl", _any("model.diffusion_model.label_emb.", "conditioner.embedders.", "add_embedding.")),
     ("other-diffusion", _any("double_blocks.", "joint_blocks.", "transformer_blocks.0.attn.to_q.", "cap_embedder.")),
     ("embedding", _any("emb_params", "string_to_param")),
@@ -151,7 +159,7 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
     remedy = {
         "lora": "Give it as a LoRA: --lora FILE, or loras=[(path, strength)]",
         "motion-lora": "Give it as a motion LoRA: --motion-lora FILE, or motion_loras=[(path, strength)]",
-        "controlnet": "Load it with load_controlnet and put it on a SEG with ControlNetWrapper",
+        "controlnet": "Give it as a ControlNet: detail --controlnet FILE, or ControlNetWrapper(load_controlnet(path))",
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",

@@ -45,21 +45,13 @@ def load_controlnet(
     tensors = read_tensors(path)
     require_kind(path, shapes_of(tensors), ("controlnet",), "a ControlNet")
     with reading(str(path), "ControlNet for Stable Diffusion 1.5"):
-        module = build_controlnet(controlnet_tensors(tensors, str(path)), str(path), place)
+        module = build_controlnet(controlnet_tensors(tensors), str(path), place)
     return TorchControlNet(module, global_average_pooling=Path(path).stem.endswith(_POOLED_ENDINGS))
 
 
-def controlnet_tensors(tensors: StateDict, source: str) -> StateDict:
+def controlnet_tensors(tensors: StateDict) -> StateDict:
     """The ControlNet's tensors of a file, in the diffusers layout."""
     prefix = LDM_PREFIX if any(key.startswith(LDM_PREFIX) for key in tensors) else ""
-    for key, what in (
-        ("lora_controlnet", "a Control-LoRA, which needs the weights of the UNet beside it"),
-        ("difference", "the difference to a checkpoint, which must be added to that first"),
-        (f"{prefix}label_emb.0.0.weight", "a ControlNet for SDXL"),
-        ("add_embedding.linear_1.weight", "a ControlNet for SDXL"),
-    ):
-        if key in tensors:
-            raise CheckpointError(f"{source} is {what}. Choose a ControlNet for Stable Diffusion 1.5 (control_v11..)")
     network = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     if "controlnet_cond_embedding.conv_in.weight" in network:
         return network

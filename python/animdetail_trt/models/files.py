@@ -55,13 +55,13 @@ class ModelFiles:
             motion = with_motion_loras(load_motion_module(self.motion_module), self.motion_loras)
             return with_strength(motion, self.motion_scale, self.motion_effect)
 
-    def read_parts(self) -> Parts:
+    def read_parts(self, *, needs_vae: bool = True) -> Parts:
         """The checkpoint's tensors, LoRAs merged, and the VAE that takes the place of its own."""
         replacement = None if self.vae is None else load_vae_file(self.vae)
         with reading(str(self.checkpoint)):
             parts = with_loras(read_parts(Path(self.checkpoint)), self.loras)
         parts = parts if replacement is None else parts._replace(vae=replacement)
-        if parts.vae is None:
+        if needs_vae and parts.vae is None:
             raise CheckpointError(f"{self.checkpoint} holds no VAE. Give one with --vae, or vae=path")
         return parts
 

@@ -60,7 +60,7 @@ def load_pipe(
     checkpoint: str | Path,
     *,
     motion_module: str | Path | None = None,
-    vae: str | Path | None = None,
+    vae: str | Path | VaeRunner | None = None,
     loras: LoraFiles = (),
     motion_loras: LoraFiles = (),
     motion_scale: float = 1.0,
@@ -77,7 +77,7 @@ def load_pipe(
 
     checkpoint: a single-file safetensors checkpoint (LDM layout) or a diffusers folder
     motion_module: AnimateDiff v1, v2, v3 or AnimateLCM in its original layout, safetensors
-    vae: a VAE file that takes the place of the checkpoint's own
+    vae: a VAE file that takes the place of the checkpoint's own; or another pipe's vae, and none is loaded
     loras: ``[(path, strength), ...]``, merged in order into the UNet and the text encoder: LoRA, LoCon, LoHa, LoKr or
         DoRA in kohya's, diffusers' or peft's names; how much of a file found its place is logged
     motion_loras: the same, merged into the motion module
@@ -94,7 +94,8 @@ def load_pipe(
 
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
     """
-    files = ModelFiles(checkpoint, motion_module, vae, loras, motion_loras, motion_scale, motion_effect)
+    vae_file, vae_runner = _file_or_runner(vae)
+    files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
     if context is not None and not isinstance(context, ContextOptions):
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
     if beta_schedule != "autoselect":
@@ -106,15 +107,24 @@ def load_pipe(
         logger.info("the models run in torch on the CPU: torch sees no CUDA device")
 
     motion = files.read_motion()
-    parts = files.read_parts()
+    parts = files.read_parts(needs_vae=vae_runner is None)
     runners = Runners(files, torch_device, dtype, choice, engine_dir=engine_dir, vram_budget=vram_budget)
-    unet, vae_runner = runners.unet(parts, motion), runners.vae(parts)
+    unet = runners.unet(parts, motion)
+    vae_runner = vae_runner or runners.vae(parts)
     clip = None
     if parts.text is not None:
         with reading(str(checkpoint)):
             clip = ClipText.from_state_dict(parts.text, device=torch_device, dtype=dtype, num_heads=parts.text_heads)
     model = DiffusionModel(unet, model_sampling_for(motion, beta_schedule), context)
     return BasicPipe(model, clip, vae_runner, None, None)
+
+
+def _file_or_runner(vae: str | Path | VaeRunner | None) -> tuple[str | Path | None, VaeRunner | None]:
+    if vae is None or isinstance(vae, str | Path):
+        return vae, None
+    if not hasattr(vae, "frames_per_call"):
+        raise InputError(f"vae must be a path, or the vae of another pipe, not {vae!r:.80}")
+    return None, vae
 
 
 def model_sampling_for(motion: MotionModule | None, beta_schedule: str = "autoselect") -> ModelSampling:

@@ -218,7 +218,7 @@ def _volume(entry: Entry) -> int:
 
 
 def _load_unet(files: ModelFiles, place: Placement) -> UNet:
-    return files.unet(files.read_parts(), files.read_motion(), place)
+    return files.unet(files.read_parts(needs_vae=False), files.read_motion(), place)
 
 
 def _load_vae(files: ModelFiles, place: Placement) -> torch.nn.Module:

@@ -1,0 +1,205 @@
+"""The models that ``detail`` is given: their options, what is wrong with them before any is read, and loading them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from animdetail_trt.cli.numbers import between, whole_at_least
+from animdetail_trt.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from animdetail_trt.models.pipe import BasicPipe
+    from animdetail_trt.sampling.control import ControlNetWrapper
+
+REFINER_RATIO = 0.2
+"""The node's."""
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    add = group.add_argument
+    add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
+    add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    add(
+        "--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="LoRA, .safetensors, at strength 1 unless another is given; may be given several times",
+    )  # fmt: skip
+    add(
+        "--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="motion LoRA for the motion module, in the same way",
+    )  # fmt: skip
+    add(
+        "--controlnet", type=parse_controlnet, action="append", default=[], metavar="FILE[:STRENGTH[:START[:END]]]",
+        help="ControlNet, .safetensors, that is shown each segment's crops, from START to END of the noise schedule "
+        "(1:0:1 unless given); several add up",
+    )  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
+    add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
+    add(
+        "--engine-dir",
+        type=Path,
+        metavar="DIR",
+        help="where build-engines put the engines, if not where it does by itself",
+    )
+    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="GPU memory that engines may take")
+    add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
+    add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
+    add("--context-schedule", metavar="NAME", help="how windows are laid; a wrong name lists them")
+    add("--context-stride", type=whole_at_least(1), help="of the uniform schedules")
+    add("--closed-loop", action="store_true", default=None, help="of looped_uniform: windows across the seam")
+    add("--fuse-method", metavar="NAME", help="how windows are averaged; a wrong name lists them")
+    add("--motion-scale", type=between(0, 100), default=1.0, help="of the motion module's attention: more moves more")
+    add("--motion-effect", type=between(0, 100), default=1.0, help="0 is none of the motion module, 1 all of it")
+    add(
+        "--beta-schedule", default="autoselect", metavar="NAME",
+        help="noise levels, the refiner's too; a wrong name lists them",
+    )  # fmt: skip
+    _add_refiner(parser)
+
+
+def _add_refiner(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("refiner", "a second model, which takes the last steps")
+    add = group.add_argument
+    add("--refiner", type=Path, metavar="CHECKPOINT", help="a checkpoint whose UNet refines, without motion module")
+    add("--refiner-ratio", type=between(0, 1), help=f"part of the steps (default: {REFINER_RATIO})")
+    add("--refiner-prompt", help="in place of --prompt")
+    add("--refiner-negative", help="in place of --negative")
+    add(
+        "--refiner-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
+        help="LoRA for the refiner, in the same way as --lora, which it does not see",
+    )  # fmt: skip
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
+    path, numbers = _path_and_numbers(text, 1)
+    return path, numbers[0] if numbers else 1.0
+
+
+def parse_controlnet(text: str) -> tuple[Path, float, float, float]:
+    """``FILE``, and as many as are given of ``:STRENGTH:START:END``, read as in ``parse_lora``."""
+    path, numbers = _path_and_numbers(text, 3)
+    strength, start, end = (*numbers, *(1.0, 0.0, 1.0)[len(numbers) :])
+    if not 0 <= start <= end <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} acts from {start:g} to {end:g}. Use a start and an end from 0 to 1, the start first"
+        )
+    return path, strength, start, end
+
+
+def _path_and_numbers(text: str, most: int) -> tuple[Path, list[float]]:
+    """Split ``FILE:1:2`` from its end on, while a finite number follows a colon."""
+    numbers: list[float] = []
+    while len(numbers) < most:
+        path, _, number = text.rpartition(":")
+        if not path or not _is_finite(number):
+            break
+        text = path
+        numbers.insert(0, float(number))
+    return Path(text), numbers
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def check_models(args: argparse.Namespace) -> None:
+    """All that can be known to be wrong from the options and the files' headers."""
+    from animdetail_trt.cli.paths import check_kinds, model_files
+
+    _check_names(args)
+    if args.motion_lora and args.motion_module is None:
+        raise InputError("--motion-lora needs a motion module. Give one with --motion-module FILE.")
+    for flag in ("ratio", "prompt", "negative", "lora"):
+        if args.refiner is None and getattr(args, f"refiner_{flag}") not in (None, []):
+            raise InputError(f"--refiner-{flag} needs a refiner. Give one with --refiner CHECKPOINT.")
+    for flag, path in model_files(args):
+        if not path.exists():
+            raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
+    check_kinds((
+        (args.checkpoint, ("sd15",), "a checkpoint"),
+        (args.refiner, ("sd15",), "a refiner's checkpoint"),
+        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
+        (args.vae, ("vae", "sd15"), "a VAE"),
+        *((path, ("lora",), "a LoRA") for path, _ in [*args.lora, *args.refiner_lora]),
+        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
+        *((path, ("controlnet",), "a ControlNet") for path, *_ in args.controlnet),
+    ))  # fmt: skip
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+    from animdetail_trt.sampling.model_sampling import check_beta_schedule
+
+    if args.beta_schedule != "autoselect":
+        check_beta_schedule(args.beta_schedule)
+    device = choose_device(args.device)
+    choose_backend(args.backend, device)
+    choose_dtype(args.dtype, device)
+    _context(args)
+
+
+def _context(args: argparse.Namespace) -> Any:
+    from animdetail_trt.sampling import ContextOptions
+
+    given = {
+        name: value
+        for name in ("context_length", "context_overlap", "context_stride", "closed_loop", "fuse_method")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.context_schedule is not None:
+        given["schedule"] = args.context_schedule
+    if not given:
+        return None
+    if "context_length" in given:
+        given.setdefault("context_overlap", min(4, given["context_length"] // 4))
+    return ContextOptions(**given)
+
+
+class Models(NamedTuple):
+    """What the detailer runs; the ControlNet is every segment's."""
+
+    pipe: BasicPipe
+    refiner: BasicPipe | None
+    controlnet: ControlNetWrapper | None
+
+
+def load_models(args: argparse.Namespace) -> Models:
+    from animdetail_trt.models.pipe import load_pipe
+
+    shared = {
+        "beta_schedule": args.beta_schedule, "context": _context(args), "dtype": args.dtype, "backend": args.backend,
+        "engine_dir": args.engine_dir, "vram_budget": None if args.vram_budget is None else int(args.vram_budget * 1e9),
+    }  # fmt: skip
+    pipe = load_pipe(
+        args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
+        motion_scale=args.motion_scale, motion_effect=args.motion_effect, device=args.device, **shared,
+    ).with_prompt(args.prompt, args.negative)  # fmt: skip
+    refiner = None
+    if args.refiner is not None:
+        refiner = load_pipe(
+            args.refiner, vae=pipe.vae, loras=args.refiner_lora, device=pipe.vae.device, **shared
+        ).with_prompt(
+            args.prompt if args.refiner_prompt is None else args.refiner_prompt,
+            args.negative if args.refiner_negative is None else args.refiner_negative,
+        )
+    return Models(pipe, refiner, _load_controlnets(args))
+
+
+def _load_controlnets(args: argparse.Namespace) -> ControlNetWrapper | None:
+    from animdetail_trt.models.controlnet import load_controlnet
+    from animdetail_trt.sampling.control import ControlNetWrapper
+
+    chain = None
+    for path, strength, start, end in args.controlnet:
+        network = load_controlnet(path, device=args.device, dtype=args.dtype)
+        chain = ControlNetWrapper(network, strength, start, end, previous=chain)
+    return chain
