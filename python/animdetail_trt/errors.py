@@ -37,3 +37,9 @@ class EngineError(AnimDetailError):
 
 class UncoveredError(EngineError):
     """An engine was not built for what it is asked; another way of running the model can take over."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python, of torch on a GPU, or of torch on a CPU, where it raises a bare RuntimeError."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)

@@ -18,7 +18,7 @@ from animdetail_trt.backends.ladder import Ladder, Rung
 from animdetail_trt.bench import plots
 from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.html import page
-from animdetail_trt.bench.job import Job
+from animdetail_trt.bench.job import DeviceReport, Job
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report, png_of
 from animdetail_trt.bench.scenarios import SUITES, clip
@@ -109,7 +109,10 @@ def test_a_whole_run_takes_the_partial_ones_place(run: Run, tmp_path: Path) -> N
     assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("20 GiB"), AbsentError("torch ran instead")])
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("20 GiB"), AbsentError("torch ran instead"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+])  # fmt: skip
 def test_a_scenario_that_cannot_run_is_left_out(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str], error: Exception
 ) -> None:
@@ -148,6 +151,64 @@ def test_what_the_host_does_is_timed_by_its_clock(monkeypatch: pytest.MonkeyPatc
     assert devices[:3] == ["cpu", "cpu", "cuda"]
 
 
+def test_stages_on_a_device_are_timed_by_its_clock() -> None:
+    """The host is done long before: here its times are a thousandth."""
+
+    class Event:
+        now = 0.0
+
+        def __init__(self) -> None:
+            self.at = Event.now
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.at - self.at
+
+    report = DeviceReport(mark=Event)  # type: ignore[arg-type]
+    for index in range(2):
+        Event.now += 100  # of no stage
+        report.begin_segment(index, "face", (64, 64), (128, 128))
+        for name, ms in (("encode", 5.0), ("sample", 30.0), ("decode", 7.0), ("paste", 1.0), ("decode", 7.0)):
+            Event.now += ms
+            report.stage(index, name, ms / 1000)
+    stages = Job(torch.zeros, report=lambda: report).stages_ms()
+    assert stages == {"encode": 10, "sample": 60, "decode": 28, "paste": 2}
+
+
+def test_what_would_take_too_long_is_left_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    """Judged by the one before: 16 frames of 64x64, two prompts, took 20 s of a minute."""
+    measure = bench_run.Run._measure
+
+    def slow(self: Any, scenario: Any) -> dict[str, Any]:
+        self.least_s_per_volume["unet"] = 20 / SUITES["quick"].scenarios[3].volume
+        return measure(self, scenario)
+
+    monkeypatch.setattr(bench_run.Run, "_measure", slow)
+    assert bench(run, tmp_path, "--scenario", "unet-*", "--minutes", "0.7").code == 0
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["scenario"] for one in document["left_out"]] == ["unet-16f-96px-b2"]  # 45 s
+    assert "unet-32f-64px-b2" in measured  # 40 s
+
+
+def test_what_a_scenario_took_is_remembered(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    result = bench_run.Run._result
+
+    def noting(self: Any, *given: Any) -> dict[str, Any]:
+        runs.append(self)
+        return result(self, *given)
+
+    monkeypatch.setattr(bench_run.Run, "_result", noting)
+    assert bench(run, tmp_path, "--scenario", "unet-8f-64px-b2", "--backend", "torch").code == 0
+    (scenario,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]
+    (one,) = scenario["results"]
+    small, large = (bench_run.Scenario("unet-", "unet", frames, 64) for frames in (8, 16))
+    calls_s = 5 * one["median_ms"] / 1e3
+    assert calls_s < runs[0]._least_s(small) < calls_s + one["first_call_ms"] / 1e3 + 5
+    assert runs[0]._least_s(large) == 2 * runs[0]._least_s(small)
+
+
 def test_what_time_is_over_for_is_left_out(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
 ) -> None:
@@ -164,7 +225,7 @@ def test_what_time_is_over_for_is_left_out(
     left = document["left_out"]
     assert (len(left), len(measured), document["complete"]) == (5, 1, False)
     for one in left:
-        assert f"left out: {one['scenario']}: the suite's time was over" in done.out
+        assert f"left out: {one['scenario']}: too little of the suite's time was left" in done.out
 
 
 def test_without_matplotlib_the_json_is_written(

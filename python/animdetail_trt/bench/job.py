@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from animdetail_trt.detailer.report import RunReport
@@ -23,10 +25,40 @@ class Job:
     def stages_ms(self) -> dict[str, float]:
         """What each stage of the last run took, summed over the segments."""
         report, total = self.report(), dict[str, float]()
+        if isinstance(report, DeviceReport):
+            report.settle()
         for one in report.segments if report else ():
             for name, ms in one.stages_ms.items():
                 total[name] = total.get(name, 0.0) + ms
         return total
+
+
+def _timed_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+@dataclass
+class DeviceReport(RunReport):
+    """Stages by events at their ends, in the current stream: a host is ahead of its GPU, and its clock would tell when
+    the work was asked for. mark: such an event."""
+
+    mark: Callable[[], torch.cuda.Event] = _timed_event
+    marks: list[tuple[int, str | None, torch.cuda.Event]] = field(default_factory=list)
+
+    def begin_segment(self, index: int, label: str, crop_size: tuple[int, int], work_size: tuple[int, int]) -> None:
+        super().begin_segment(index, label, crop_size, work_size)
+        self.marks.append((index, None, self.mark()))
+
+    def stage(self, index: int, name: str, elapsed_ms: float) -> None:
+        self.marks.append((index, name, self.mark()))
+
+    def settle(self) -> None:
+        """To be called once, when the device has done all of it."""
+        for (_, _, start), (index, name, end) in pairwise(self.marks):
+            if name is not None:
+                super().stage(index, name, start.elapsed_time(end))
 
 
 @dataclass(frozen=True)

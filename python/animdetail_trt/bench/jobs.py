@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.bench import reference_way
-from animdetail_trt.bench.job import Inputs, Job
+from animdetail_trt.bench.job import DeviceReport, Inputs, Job
 from animdetail_trt.bench.machine import cache_bytes
 from animdetail_trt.bench.pixel_path import pixel_job
 from animdetail_trt.bench.scenarios import Scenario
@@ -110,7 +110,7 @@ def _node_job(scenario: Scenario, pipe: BasicPipe, inputs: Inputs, *, one_by_one
     last: list[RunReport] = []
 
     def reported() -> RunReport:
-        last[:] = [RunReport()]
+        last[:] = [DeviceReport() if pipe.model.unet.device.type == "cuda" else RunReport()]
         return last[0]
 
     def ours(number: int) -> Tensor:

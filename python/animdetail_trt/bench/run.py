@@ -31,10 +31,10 @@ from animdetail_trt.bench.machine import describe, describe_card, readings
 from animdetail_trt.bench.memory import Peak, measure_peak, peak_in_own_process
 from animdetail_trt.bench.pixel_path import measure_ops
 from animdetail_trt.bench.quality import compare, fault_of
-from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Scenario, Suite
+from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Kind, Scenario, Suite
 from animdetail_trt.bench.timing import CPU, Times, alternate, time_ms
 from animdetail_trt.bench.ways import TRUTH, WAYS, AbsentError, Ways
-from animdetail_trt.errors import AnimDetailError
+from animdetail_trt.errors import AnimDetailError, is_out_of_memory
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many scenarios are done, and how many there are."""
@@ -64,14 +64,15 @@ class Subject:
 class Run:
     """One run of a suite.
 
+    minutes: that it may take, from ``started``, a reading of time.monotonic()
     changed: called with the report after every scenario, so that nothing is lost when a later one is stopped
     """
 
-    def __init__(self, suite: Suite, ways: Ways, flags: dict[str, Any], minutes: float) -> None:
+    def __init__(self, suite: Suite, ways: Ways, flags: dict[str, Any], minutes: float, started: float) -> None:
         self.suite, self.ways = suite, ways
         self.device = ways.models.device
-        self.deadline = time.monotonic() + 60 * minutes
-        self.started = time.monotonic()
+        self.started, self.deadline = started, started + 60 * minutes
+        self.least_s_per_volume: dict[Kind, float] = {}
         self.report = Report(
             {
                 "benchmark": "suite",
@@ -101,13 +102,15 @@ class Run:
         document["rates"] = self._told_rates(self.rates)
         for done, scenario in enumerate(scenarios):
             progress(scenario.name, done, len(scenarios))
-            if time.monotonic() > self.deadline:
-                reason = "the suite's time was over; --minutes gives it more"
+            if time.monotonic() + self._least_s(scenario) > self.deadline:
+                reason = "too little of the suite's time was left; --minutes gives it more"
                 document["left_out"].append({"scenario": scenario.name, "reason": reason})
                 continue
             try:
                 document["scenarios"].append(self._measure(scenario))
-            except (AnimDetailError, MemoryError, torch.OutOfMemoryError) as error:
+            except (AnimDetailError, MemoryError, RuntimeError) as error:
+                if not _others_can_go_on(error):
+                    raise
                 document["left_out"].append({"scenario": scenario.name, "reason": _reason(error)})
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -117,6 +120,10 @@ class Run:
         self._bring_up_to_date()
         progress("done", len(scenarios), len(scenarios))
         return self.report
+
+    def _least_s(self, scenario: Scenario) -> float:
+        """What a scenario takes at least, judged by the last of its kind; 0 before the first."""
+        return self.least_s_per_volume.get(scenario.kind, 0.0) * scenario.volume
 
     def _bring_up_to_date(self) -> None:
         document = self.report.document
@@ -149,6 +156,9 @@ class Run:
         truth = self._truth(scenario, inputs)
         subjects, absent, flops = self._prepare(scenario, inputs, truth)
         times = self._time(scenario, subjects)
+        calls = 2 + self.suite.effort.least  # the first two are not counted
+        least_ms = truth.first_call_ms + calls * sum(one.median_ms for one in times.values())
+        self.least_s_per_volume[scenario.kind] = least_ms / 1e3 / scenario.volume
         assert self.rates is not None
         floor = Work(bytes_moved(scenario, weights), *flops).floor(self.rates)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
@@ -201,7 +211,9 @@ class Run:
                 subject = truth if way == same else self._first_call(scenario, way, inputs)
                 # The second call warms up further, and its memory and its operations are counted.
                 subject.peak, counted = self._second_call(scenario, subject)
-            except (AnimDetailError, torch.OutOfMemoryError) as error:
+            except (AnimDetailError, MemoryError, RuntimeError) as error:
+                if not _others_can_go_on(error):
+                    raise
                 absent.append({"backend": way, "reason": _reason(error)})
                 continue
             flops = counted or flops
@@ -288,6 +300,10 @@ class Run:
             "largest": largest, "gain": gain,
             "images": [png_of(picture) for picture in (*pair, difference * gain)],
         })  # fmt: skip
+
+
+def _others_can_go_on(error: BaseException) -> bool:
+    return isinstance(error, AnimDetailError) or is_out_of_memory(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -54,13 +54,19 @@ class Scenario:
         return {key: value for key, value in asdict(self).items() if key not in ("name", "kind")}
 
     @property
+    def volume(self) -> int:
+        """Pixels that go through the models: a scenario takes as much longer than another of its kind, or more."""
+        return self.frames * self.side**2 * self.segments * max(1, self.prompts) * max(1, self.steps)
+
+    @property
     def what(self) -> str:
         return KINDS[self.kind]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """minutes: after which no further scenario is begun; threads: of the CPU, None for torch's own number"""
+    """minutes: that it may take, model files included: no scenario is begun that would go on after them
+    threads: of the CPU, None for torch's own number"""
 
     name: str
     what: str
@@ -120,6 +126,7 @@ _CPU_FULL = (
     clip(1, 8, 64, 1),
     windows(28, 64),
 )  # fmt: skip
+_UNET_AXES = ((8, 512, 2), (32, 512, 2), (16, 512, 1), (16, 768, 2), (16, 1024, 2))
 _HEADLINE = pixels(32, 1024, 576, 3, 224, 512)
 _FULL = (
     _HEADLINE,
@@ -127,9 +134,10 @@ _FULL = (
     unet(16, 512, 2),
     windows(64, 512),
     segment(16, 512, 4),
+    *(unet(*sizes) for sizes in _UNET_AXES),
+    clip(1, 16, 512, 2), clip(3, 16, 512, 2), clip(1, 64, 512, 2), clip(8, 16, 512, 2), clip(1, 128, 512, 2),
     *(unet(frames, side, prompts) for side in (512, 768, 1024) for frames in (8, 16, 32) for prompts in (1, 2)
-      if (frames, side, prompts) != (16, 512, 2)),
-    clip(1, 16, 512, 2), clip(1, 64, 512, 2), clip(3, 16, 512, 2), clip(1, 128, 512, 2), clip(8, 16, 512, 2),
+      if (frames, side, prompts) not in ((16, 512, 2), *_UNET_AXES)),
 )  # fmt: skip
 _REST = tuple(clip(segments, frames, 512, 2) for frames in (64, 128) for segments in (3, 8))
 

@@ -48,7 +48,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--threads", type=whole_at_least(1), help="of the CPU, for all (default: quick 1, else torch's own)"
     )
     parser.add_argument(
-        "--minutes", type=between(0.01, 1e5), help="after which no further scenario is begun (default: the suite's)"
+        "--minutes",
+        type=between(0.01, 1e5),
+        help="that it may take: what would go on after them is left out (default: the suite's)",
     )
     parser.add_argument("--checkpoint", type=Path, help="a real checkpoint, in place of random weights")
     parser.add_argument("--motion-module", type=Path, help="goes with --checkpoint")
@@ -136,6 +138,7 @@ def _make_folder(folder: Path) -> None:
 
 def _measure(args: argparse.Namespace, suite: Suite) -> Report:
     import tempfile
+    import time
 
     import torch
 
@@ -145,6 +148,7 @@ def _measure(args: argparse.Namespace, suite: Suite) -> Report:
     from animdetail_trt.bench.ways import Ways
     from animdetail_trt.cli.progress import open_display
 
+    started = time.monotonic()
     torch.set_num_threads(args.threads or suite.threads or torch.get_num_threads())
     ops.set_num_threads(torch.get_num_threads())
     torch.manual_seed(0)
@@ -156,7 +160,7 @@ def _measure(args: argparse.Namespace, suite: Suite) -> Report:
     with open_display(quiet=args.quiet) as display, tempfile.TemporaryDirectory(prefix="animdetail-bench-") as scratch:
         with display.phase("model files"):
             ways = Ways(_models(args, suite, Path(scratch)), frozenset(args.backend))
-        measuring = Run(suite, ways, _flags(args), args.minutes or suite.minutes)
+        measuring = Run(suite, ways, _flags(args), args.minutes or suite.minutes, started)
         try:
             with display.steps("measuring") as step:
                 return measuring.all(step, keep)

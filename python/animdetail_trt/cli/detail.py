@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
-from animdetail_trt.errors import InputError, MediaError, UnavailableError
+from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -335,13 +335,10 @@ def _file_errors() -> Iterator[None]:
 
 @contextmanager
 def _out_of_memory_hint() -> Iterator[None]:
-    import torch
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On the CPU torch raises a bare RuntimeError.
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UnavailableError(
             f"out of memory: {error}. "
