@@ -55,7 +55,7 @@ MACHINE ?= epyc-2cpu
 BENCH ?= $(VENV)/bin/animdetail-trt bench
 SUITES := pixels quick cpu-full
 bench-results: $(VENV)/.installed
-	for suite in $(SUITES); do $(BENCH) --suite $$suite --output build/bench/$$suite || exit 1; done
+	for suite in $(SUITES); do $(BENCH) --suite $$suite --minutes 60 --output build/bench/$$suite || exit 1; done
 	for suite in $(SUITES); do cp build/bench/$$suite/bench.json benchmarks/results/$$suite-$(MACHINE).json; done
 	$(VENV)/bin/python benchmarks/figures.py --write
 

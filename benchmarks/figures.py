@@ -57,6 +57,19 @@ def pixels(page: Path) -> str:
     ])  # fmt: skip
 
 
+def headline(page: Path) -> str:
+    document = load(_PIXELS)
+    (scenario,) = document["scenarios"]
+    sizes, results = scenario["sizes"], {one["backend"]: one for one in scenario["results"]}
+    before, after = results["reference"], results["native"]
+    return (
+        f"On {document['machine']['usable_processors']} processors all work around the models, for {sizes['frames']} "
+        f"frames and {sizes['segments']} segments,\ntakes **{after['median_ms']:.0f} ms instead of "
+        f"{before['median_ms']:.0f}**, and {after['peak_host_bytes'] / MIB:.0f} MiB instead of "
+        f"{before['peak_host_bytes'] / MIB:.0f}: [Speed](#speed).\n"
+    )
+
+
 def what_is_not_here(document: dict[str, Any]) -> str:
     """How often each was timed, and which scenarios of the suite the run left out, and why."""
     counts = {len(one["runs_ms"]) for scenario in document["scenarios"] for one in scenario["results"]}
@@ -107,7 +120,9 @@ def full_size(page: Path) -> str:
     return "\n".join([*lines, "", what_is_not_here(document), ""])
 
 
-BLOCKS: dict[str, Callable[[Path], str]] = {"pixels": pixels, "stages": stages, "full_size": full_size}
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "headline": headline, "pixels": pixels, "stages": stages, "full_size": full_size
+}  # fmt: skip
 
 
 def rewritten(page: Path) -> str:

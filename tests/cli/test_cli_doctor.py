@@ -16,7 +16,8 @@ from animdetail_trt.trt.identity import Identity, Source, Target
 from animdetail_trt.trt.store import Build, Store
 
 _LOOKED_AT = {
-    "python", "native extension", "torch", "cuda driver", "cuda device", "diffusers", "transformers", "safetensors",
+    "python", "native extension", "torch", "cuda driver", "cuda device", "cuda kernels", "diffusers", "transformers",
+    "safetensors",
     "video (av)", "opencv", "face weights", "tensorrt", "tensorrt_rtx", "onnx", "onnxruntime", "polygraphy", "cuda",
     "engine gpu", "engine folder",
 }  # fmt: skip
@@ -69,9 +70,20 @@ def test_abilities_follow_from_findings() -> None:
     able = doctor.judge([doctor.Finding(name, "ok", "") for name in (*_MODELS, "video (av)")])
     assert [name for name, given in able.items() if given] == ["detail image folders on the CPU", "detail videos"]
     able = doctor.judge([doctor.Finding(name, "ok", "") for name in (*_MODELS, "cuda device")])
-    assert able["detail on a CUDA GPU"]
+    assert able["run the models on a CUDA GPU"]
+    assert not able["keep the pixels on it too"]
     assert not able["build engines"]
     assert not able["run engines"]
+
+
+def test_an_extension_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    for has_cuda, status in ((False, "optional"), (True, "ok")):
+        monkeypatch.setitem(sys.modules, "animdetail_trt._C", SimpleNamespace(has_cuda=has_cuda))
+        finding = doctor._cuda_kernels()
+        assert finding.status == status
+        assert ("CUDA toolkit" in finding.remedy) is not has_cuda
 
 
 @pytest.mark.parametrize(

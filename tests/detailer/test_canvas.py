@@ -183,3 +183,13 @@ def test_without_a_gpu_the_frames_stay(pipe: adt.BasicPipe) -> None:
     crop = canvas.crop(slice(0, 1), (2, 2, 6, 6))
     assert crop.data_ptr() == canvas.finish()[:, 2:, 2:].data_ptr()  # a view
     assert canvas.finish().data_ptr() != frames.data_ptr()
+
+
+def test_a_vae_on_a_gpu_without_kernels_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(canvas_module.ops, "has_cuda", lambda: False)
+    vae: Any = type("Vae", (), {"device": torch.device("cuda")})
+    with caplog.at_level("INFO", "animdetail_trt"):
+        assert canvas_module.lane_beside(vae) is None
+    assert "the pixels stay on the CPU: the extension was built without CUDA kernels" in caplog.text

@@ -149,6 +149,7 @@ class Run:
         if scenario.kind != "pixels":
             weights = self.ways.weight_bytes()
             token_dim = self.ways.pipe(TORCH).model.unet.token_dim
+        gc.unfreeze()
         gc.collect()
         gc.freeze()  # what is there now is not looked at again before every run that is timed
         before = readings(self.device)

@@ -25,7 +25,7 @@ WAYS = {
     "native": "the pixel path in C++",
     "native_cuda": "the pixel path in CUDA kernels",
     "torch": "torch eager",
-    "compile": "torch.compile, channels last",
+    "compile": "torch.compile of the UNet's blocks, channels last",
     "onnxruntime": "onnxruntime on the CPU",
     "tensorrt": "TensorRT engines",
     "tensorrt_rtx": "TensorRT for RTX engines",
@@ -108,7 +108,7 @@ class Ways:
         if way == "compile" and scenario.kind.startswith("vae"):
             raise AbsentError("only the UNet is compiled; the VAE is torch eager's")
         if way == "compile" and self.models.device.type == "cpu" and way not in self.asked:
-            raise AbsentError("compiling takes many minutes on a CPU; --backend compile does it")
+            raise AbsentError("compiling takes minutes on a CPU; --backend compile does it")
         if way == "onnxruntime" and self.weight_bytes().unet > 1 << 30 and way not in self.asked:
             raise AbsentError("it would write a graph of several GB first; --backend onnxruntime does it")
         self.pipe(_pipe_of(way))

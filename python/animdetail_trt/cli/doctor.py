@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def examine() -> list[Finding]:
     """Look at everything; a look that fails is a finding, never an exception."""
     looks: tuple[Callable[[], Finding], ...] = (
-        _python, _native, _torch, _cuda_driver, _cuda_device,
+        _python, _native, _torch, _cuda_driver, _cuda_device, _cuda_kernels,
         lambda: _package("diffusers", "diffusers"), lambda: _package("transformers", "transformers"),
         lambda: _package("safetensors", "safetensors"),
         _video, _opencv, _face_weights,
@@ -83,7 +83,8 @@ def judge(findings: list[Finding]) -> dict[str, bool]:
     return {
         "detail image folders on the CPU": models,
         "detail videos": models and "video (av)" in ok,
-        "detail on a CUDA GPU": models and gpu,
+        "run the models on a CUDA GPU": models and gpu,
+        "keep the pixels on it too": models and gpu and "cuda kernels" in ok,
         "detect faces": {"opencv", "face weights"} <= ok,
         "build engines": models and flavour and "onnx" in ok,
         "run engines": models and "engine gpu" in ok,
@@ -101,8 +102,7 @@ def _native() -> Finding:
     except ImportError as error:
         # The wheel always has it: without it this is a source tree that was never built.
         return Finding("native extension", "missing", f"{error}", "pip install . (in the source folder)")
-    built = "with CUDA kernels" if native.has_cuda else "for the CPU"
-    return Finding("native extension", "ok", f"built {built}, {native.num_threads()} threads")
+    return Finding("native extension", "ok", f"{native.num_threads()} threads")
 
 
 def _torch() -> Finding:
@@ -147,6 +147,20 @@ def _cuda_device() -> Finding:
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     told = [f"{d.name}, {d.total_memory / 2**30:.0f} GiB, compute {d.major}.{d.minor}" for d in devices]
     return Finding(name, "ok", "; ".join(told))
+
+
+def _cuda_kernels() -> Finding:
+    name = "cuda kernels"
+    try:
+        native: Any = importlib.import_module("animdetail_trt._C")
+    except ImportError:
+        return Finding(name, "optional", "the native extension is missing", "pip install . (in the source folder)")
+    if not native.has_cuda:
+        remedy = "with an NVIDIA GPU: install the CUDA toolkit, then pip install . (in the source folder) once more"
+        return Finding(
+            name, "optional", "the extension was built where there was no nvcc: pixels stay on the CPU", remedy
+        )
+    return Finding(name, "ok", "in the native extension")
 
 
 def _video() -> Finding:

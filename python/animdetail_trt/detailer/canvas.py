@@ -7,6 +7,7 @@ and come back.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from animdetail_trt import ops
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.detailer.transfer import CudaCopyStream, Lane
 from animdetail_trt.segs import CropRegion
+
+logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.25
 """Of a GPU's free memory, which a clip may take up for a whole run."""
@@ -183,7 +186,12 @@ def open_canvas(frames: Tensor, vae: VaeRunner, *, hooked: bool) -> Canvas:
 
 def lane_beside(vae: VaeRunner) -> Lane | None:
     """The way to the device that pixels are worked on: the VAE's, if the extension was built for it."""
-    return Lane(CudaCopyStream(vae.device)) if vae.device.type == "cuda" and ops.has_cuda() else None
+    if vae.device.type != "cuda":
+        return None
+    if not ops.has_cuda():
+        logger.info("the pixels stay on the CPU: the extension was built without CUDA kernels (animdetail-trt doctor)")
+        return None
+    return Lane(CudaCopyStream(vae.device))
 
 
 def window(frames: Tensor, region: CropRegion) -> Tensor:
