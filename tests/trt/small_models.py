@@ -37,10 +37,10 @@ def _missing(*modules: str) -> bool:
 
 
 needs_onnx = pytest.mark.skipif(
-    _missing("onnx", "onnxruntime", "polygraphy"), reason="needs onnx, onnxruntime and polygraphy: animdetail-trt[rtx]"
+    _missing("onnx", "onnxruntime", "polygraphy"), reason="needs onnx, onnxruntime and polygraphy: the extra rtx"
 )
 needs_rtx = pytest.mark.skipif(
-    _missing("tensorrt_rtx", "onnx", "onnxruntime", "polygraphy"), reason="needs animdetail-trt[rtx]"
+    _missing("tensorrt_rtx", "onnx", "onnxruntime", "polygraphy"), reason="needs the extra rtx"
 )
 
 

@@ -13,6 +13,7 @@ import pytest
 from small_models import needs_rtx
 
 from animdetail_trt.errors import EngineError
+from animdetail_trt.extras import install_command
 from animdetail_trt.models import engines
 from animdetail_trt.trt import flavour
 from animdetail_trt.trt.builder import build_plan
@@ -88,7 +89,7 @@ def test_tensorrt_is_not_installed(refused: Refused, without: Callable[..., None
     without("tensorrt")
     told = refused("--flavour", "tensorrt")
     assert "cannot use TensorRT engines: tensorrt cannot be imported" in told
-    assert "Run: pip install 'animdetail-trt[tensorrt]'" in told
+    assert f"Run: {install_command('tensorrt')}" in told
 
 
 def test_no_flavour_is_installed(
@@ -99,12 +100,12 @@ def test_no_flavour_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without("tensorrt", "tensorrt_rtx")
-    assert "Run: pip install 'animdetail-trt[rtx]'" in refused()
+    assert f"Run: {install_command('rtx')}" in refused()
     monkeypatch.setattr(flavour, "find_cards", lambda: ([], "no CUDA device"))
     told = run("build-engines", "--checkpoint", small / "sd15").told
     assert "no TensorRT is installed" in told
-    assert "'animdetail-trt[rtx]'" in told
-    assert "'animdetail-trt[tensorrt]'" in told
+    assert install_command("rtx") in told
+    assert install_command("tensorrt") in told
 
 
 @needs_rtx
@@ -113,7 +114,7 @@ def test_onnx_is_not_installed(command: Callable[..., Outcome], without: Callabl
     outcome = command()
     assert outcome.code == 2
     assert "cannot export a model: onnx cannot be imported" in outcome.told
-    assert "Run: pip install 'animdetail-trt[rtx]'" in outcome.told
+    assert f"Run: {install_command('rtx')}" in outcome.told
     assert not list(tmp_path.rglob(".partial*"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from animdetail_trt.bench.growth import AXES, QUADRATIC
 from animdetail_trt.bench.ways import WAYS
 from animdetail_trt.errors import UnavailableError
+from animdetail_trt.extras import install_command
 
 # Okabe and Ito's, which people who are colour-blind can tell apart.
 _COLOURS = dict(
@@ -27,7 +28,7 @@ def load_matplotlib() -> Any:
         return importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise UnavailableError(
-            f"the HTML report's plots need matplotlib ({error}). Run: pip install 'animdetail-trt[bench]'"
+            f"the HTML report's plots need matplotlib ({error}). Run: {install_command('bench')}"
         ) from error
 
 

@@ -45,7 +45,8 @@ def run_install(args: argparse.Namespace) -> int:
         return 0
     python = python or Path(sys.executable)
     print(
-        f"error: {python} cannot import the nodes: {reason}. Run: {python} -m pip install animdetail-trt",
+        f"error: {python} cannot import the nodes: {reason}. Run: {python} -m pip install FOLDER, with "
+        "the folder of animdetail-trt's sources",
         file=sys.stderr,
     )
     return 1

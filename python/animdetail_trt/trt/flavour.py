@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from animdetail_trt.errors import InputError, UnavailableError
+from animdetail_trt.extras import install_command
 from animdetail_trt.trt.log import EngineLog, engine_log
 from animdetail_trt.trt.optional import optional
 
@@ -84,8 +85,8 @@ def choose_flavour(name: str, capability: str | None) -> Flavour:
         if flavour.builds_ahead or capability is not None:
             return flavour
     raise UnavailableError(
-        "no TensorRT is installed. Run: pip install 'animdetail-trt[rtx]' (GeForce and RTX cards, and building without "
-        "a GPU) or pip install 'animdetail-trt[tensorrt]' (every NVIDIA GPU)"
+        f"no TensorRT is installed. Run: {install_command('rtx')} (GeForce and RTX cards, and building without a GPU) "
+        f"or {install_command('tensorrt')} (every NVIDIA GPU)"
     )
 
 

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from animdetail_trt.errors import UnavailableError
+from animdetail_trt.extras import install_command
 
 
 def optional(module: str, purpose: str) -> Any:
@@ -15,5 +16,5 @@ def optional(module: str, purpose: str) -> Any:
     except (ImportError, OSError) as error:  # OSError: a library of it that does not load
         extra = "tensorrt" if module == "tensorrt" else "rtx"  # each brings onnx and the rest as well
         raise UnavailableError(
-            f"cannot {purpose}: {module} cannot be imported ({error}). Run: pip install 'animdetail-trt[{extra}]'"
+            f"cannot {purpose}: {module} cannot be imported ({error}). Run: {install_command(extra)}"
         ) from error

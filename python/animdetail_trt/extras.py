@@ -1,0 +1,16 @@
+"""How to install what an extra of this package brings."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+
+
+def install_command(extra: str, options: str = "") -> str:
+    """The command, by the names of the packages: this one may have come from a folder that pip does not know."""
+    try:
+        listed = requires("animdetail-trt") or []
+    except PackageNotFoundError:  # a source tree on sys.path
+        return f"pip install {options}'.[{extra}]' (in the source folder)"
+    wanted = [line.partition(";")[0].strip() for line in listed if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    return f"pip install {options}" + " ".join(f"'{package}'" for package in wanted)
