@@ -74,7 +74,7 @@ gpu-build:
 	cp build/gpu/_C*.so python/animdetail_trt/
 
 gpu-test: gpu-build
-	$(GPU_ENV) $(PYTHON) -m pytest -m gpu tests/ops tests/detailer/test_node_on_gpu.py
+	$(GPU_ENV) $(PYTHON) -m pytest -m gpu tests/ops tests/backends tests/detailer/test_node_on_gpu.py
 
 # Without torch's cache of memory the sanitizer sees where each tensor ends.
 gpu-sanitize: gpu-build
