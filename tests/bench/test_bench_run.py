@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from animdetail_trt.backends.ladder import Ladder, Rung
-from animdetail_trt.bench import plots
+from animdetail_trt.bench import plots, reference_way, results
 from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.html import page
 from animdetail_trt.bench.job import DeviceReport, Job
@@ -66,6 +66,34 @@ def test_a_wrong_output_fails_the_run(
     assert reason in (tmp_path / "bench.html").read_text()
 
 
+def test_a_truth_that_is_not_finite_leaves_quality_open(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job = bench_run.make_job
+
+    def broken(scenario: Any, way: str, *others: Any) -> Job:
+        job = make_job(scenario, way, *others)
+        return job if way == "reference" else replace(job, run=lambda number: job.run(number) * math.nan)
+
+    monkeypatch.setattr(bench_run, "make_job", broken)
+    assert bench(run, tmp_path, "--scenario", "vae-decode-*", "--backend", "reference", "--backend", "torch").code == 1
+    document = json.loads((tmp_path / "bench.json").read_text())
+    VALIDATOR.validate(document)
+    (scenario,) = document["scenarios"]
+    assert [result["quality"] for result in scenario["results"]] == [None, None]
+    assert [failure["backend"] for failure in document["failures"]] == ["torch"]
+
+
+def test_the_references_decoding_gives_float32_whatever_its_vae_does() -> None:
+    class Vae:
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return torch.full((1, 3, 16, 16), 0.25, dtype=torch.bfloat16)
+
+    picture = reference_way.decode(torch.zeros(1, 4, 2, 2), Vae())  # type: ignore[arg-type]
+    assert picture.dtype == torch.float32
+    assert picture.eq(0.625).all()
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Scenarios are not measured but made up; the names of those that would have been."""
@@ -101,6 +129,26 @@ def test_ctrl_c_keeps_what_was_measured(
     assert len(measured) == 2
     assert document["complete"] is False
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json", "cache"]
+
+
+def test_a_save_that_fails_does_not_hide_ctrl_c(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    measure = bench_run.Run._measure
+
+    def interrupted(self: Any, scenario: Any) -> dict[str, Any]:
+        if measured:
+            monkeypatch.setattr(results, "write_text", full)
+            raise KeyboardInterrupt
+        return measure(self, scenario)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(bench_run.Run, "_measure", interrupted)
+    done = bench(run, tmp_path)
+    assert done.code == 130
+    assert "what was measured so far is lost: No space left on device" in done.told
 
 
 @pytest.mark.usefixtures("measured")
