@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -38,6 +39,8 @@ from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import SampleSettings
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+logger = logging.getLogger(__name__)
 
 Timer: TypeAlias = Callable[[], AbstractContextManager[None]]
 
@@ -317,6 +320,12 @@ def make_painter(
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
+    if frame_count > 1 and isinstance(model, DiffusionModel) and model.unet.positions is None:
+        logger.warning(
+            "the pipe has no motion module: each of the %d frames is sampled alone, and the clip may flicker. Give "
+            "load_pipe a motion_module, or the command line --motion-module",
+            frame_count,
+        )
     refiner = None
     if refiner_pipe is not None and refiner_ratio is not None:
         refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", settings, frame_count)
