@@ -76,7 +76,7 @@ class DetailerForEachPipeForAnimateDiff:
     ) -> tuple[Tensor, SEGS, Any, list[Tensor]]:
         """Return (image, segs, basic_pipe, cnet_images).
 
-        image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed
+        image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed. A little beyond 0..1 stays as it is
         segs: ((H, W), [SEG, ...]); scaled to the frames if its header is another size. A SEG's own cropped_image, of
             one frame or one for each, is sampled in place of the frames' crop (the reference would sample F copies)
         guide_size, guide_size_for, max_size: how far a crop is enlarged (True: measured on the bbox)
@@ -293,7 +293,7 @@ def _size(frames: Tensor) -> tuple[int, int]:
 
 
 def check_frames(image_frames: Any) -> Tensor:
-    """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or holds NaN or infinity."""
+    """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or its values cannot be 0..1."""
     shape = tuple(getattr(image_frames, "shape", ()))
     if len(shape) != 4 or shape[3] != 3 or 0 in shape:
         what = shape if hasattr(image_frames, "shape") else type(image_frames).__name__

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.checks import is_finite
-from animdetail_trt.detailer.arrays import float_tensor
+from animdetail_trt.detailer.arrays import float_tensor, mask_tensor
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
@@ -245,7 +245,7 @@ def _scale_bbox(bbox: Any, header: tuple[int, int], frame_size: tuple[int, int],
 
 def mask_of(seg: SEG, index: int) -> Tensor:
     """The segment's mask as float32 (h, w) or (n, h, w) on the CPU."""
-    mask = float_tensor(seg.cropped_mask, f"segment {index}: cropped_mask")
+    mask = mask_tensor(seg.cropped_mask, f"segment {index}: cropped_mask")
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise InputError(
             f"segment {index}: cropped_mask must be (h, w) or (n, h, w) and not empty, not {tuple(mask.shape)}"
