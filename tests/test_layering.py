@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "checks": set(),
     "segs": set(),
     "geometry": {"errors", "segs"},
-    "ops": {"errors", "segs", "_C"},
+    "ops": {"errors", "checks", "segs", "_C"},
     "trt": {"errors", "checks", "__version__"},
     "backends": {"errors", "trt"},
     "sampling": {"errors", "checks", "backends"},
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "cli": {
         "errors",
+        "checks",
         "segs",
         "models",
         "backends",
