@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from animdetail_trt.checks import is_finite, is_whole
 from animdetail_trt.detailer.arrays import holds_integers, mask_tensor
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import make_crop_region
@@ -54,8 +55,12 @@ class MaskToSEGS_for_AnimateDiff:  # noqa: N801 - the node's name
         """
         masks = _with_frames(mask)
         frames = mask_tensor(masks, "mask", EIGHT_BITS).numpy()
-        if not 0 < crop_factor < float("inf"):
-            raise InputError(f"crop_factor must be a positive number, not {crop_factor}; the usual value is 3.0.")
+        if not is_finite(crop_factor) or crop_factor <= 0:
+            raise InputError(f"crop_factor must be a positive number, not {crop_factor!r:.80}; the usual value is 3.0.")
+        if not is_whole(drop_size):
+            raise InputError(
+                f"drop_size must be a whole number of pixels, not {drop_size!r:.80}; the usual value is 10."
+            )
         if len(frames) > 1:
             if contour_fill:
                 warnings.warn("contour_fill does nothing with several masks: they keep their values.", stacklevel=2)
