@@ -145,6 +145,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "segment 0: cropped_image must be floats in 0..1, and spans 255..255",
     ),
     ("header of infinity", {"segs": ((float("inf"), 40), [make_seg()])}, r"segs must be \(\(height, width\)"),
+    ("header below 0", {"segs": ((-40, 48), [make_seg()])}, r"header of segs must be .*, not \(-40, 48\)"),
+    ("bbox backwards", {"segs": make_segs(make_seg(bbox=(28, 12, 12, 28)))}, r"bbox \(28, 12, 12, 28\) ends before it"),
+    (
+        "bbox of width and height",
+        {"segs": make_segs(make_seg(bbox=[12, 30, 16, 16]))},
+        "segment 0: bbox .* ends before",
+    ),
     ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be a number above 0"),
     ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
@@ -327,6 +334,20 @@ def test_one_bad_value_is_found_in_any_order_of_memory(value: float, words: str)
         assert torch.equal(same[0], frames[0])
         with pytest.raises(InputError, match=words):
             adt.SEGSPaste.doit(same, make_segs())
+
+
+def test_a_bbox_that_the_reference_turns_around_is_pasted(pipe: adt.BasicPipe) -> None:
+    """As published x2 is scaled by the heights' ratio; what a detailer gives back of that, a paste must take."""
+    seg = make_seg(bbox=(25, 12, 28, 28))
+    segs, _ = adt.SEGSDetailerForAnimateDiff.doit(
+        make_frames(),
+        ((HEIGHT, WIDTH // 2), [seg]),
+        basic_pipe=pipe,
+        **{k: v for k, v in SETTINGS.items() if k != "feather"},
+    )
+    assert segs[1][0].bbox[:3:2] == (50, 28)
+    (pasted,) = adt.SEGSPaste.doit(make_frames(), segs)
+    assert not torch.equal(pasted, make_frames())
 
 
 @pytest.mark.parametrize("one", [np.uint8(1), np.uint8(255), np.int64(1), np.bool_(1)])
