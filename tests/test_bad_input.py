@@ -134,8 +134,24 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("cfg text", {"cfg": "8"}, "cfg '8' must be a number"),
     ("samplers", {"sampler_name": ["euler"]}, r"unknown sampler \['euler'\]"),
     ("schedulers", {"scheduler": ["normal"]}, r"unknown scheduler \['normal'\]"),
-    ("mask of bytes", {"segs": make_segs(make_seg(cropped_mask=np.full((24, 24), 255, np.uint8)))}, "Divide 8-bit"),
+    ("mask of labels", {"segs": make_segs(make_seg(cropped_mask=np.full((24, 24), 999)))}, "of int64 spans 999..999"),
+    ("mask of 255", {"segs": make_segs(make_seg(cropped_mask=np.full((24, 24), 255.0)))}, "Divide 8-bit values by 255"),
+    ("mask of -1", {"segs": make_segs(make_seg(cropped_mask=-np.ones((24, 24))))}, r"spans -1\.\.-1\. Clip them"),
+    ("0..255 as floats", {"image_frames": 255 * make_frames()}, r"spans 0\.\d+\.\.25.*Divide 8-bit values by 255"),
+    ("-1..1", {"image_frames": 2 * make_frames() - 1}, r"spans -0\.99.*bring -1\.\.1 to 0\.\.1"),
+    (
+        "own pixels of 255",
+        {"segs": make_segs(make_seg(cropped_image=np.full((2, 24, 24, 3), 255.0)))},
+        "segment 0: cropped_image must be floats in 0..1, and spans 255..255",
+    ),
     ("header of infinity", {"segs": ((float("inf"), 40), [make_seg()])}, r"segs must be \(\(height, width\)"),
+    ("header below 0", {"segs": ((-40, 48), [make_seg()])}, r"header of segs must be .*, not \(-40, 48\)"),
+    ("bbox backwards", {"segs": make_segs(make_seg(bbox=(28, 12, 12, 28)))}, r"bbox \(28, 12, 12, 28\) ends before it"),
+    (
+        "bbox of width and height",
+        {"segs": make_segs(make_seg(bbox=[12, 30, 16, 16]))},
+        "segment 0: bbox .* ends before",
+    ),
     ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be a number above 0"),
     ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
@@ -296,11 +312,57 @@ def test_any_strides_and_floats(pipe: adt.BasicPipe) -> None:
     assert torch.equal(detail(frames.astype(np.float64), mask), expected)
 
 
-def test_large_values_are_no_infinity() -> None:
-    """A sum that overflows is not what is asked."""
-    frames = torch.full((1, 64, 64, 3), 3e37)
+def test_a_little_beyond_0_to_1_stays() -> None:
+    """What sharpens or brightens overshoots, and the reference pastes into it as it is."""
+    frames = 2 * torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)) - 0.4
     (pasted,) = adt.SEGSPaste.doit(frames, ((64, 64), []))
     assert torch.equal(pasted, frames)
+
+
+def laid_out(frames: torch.Tensor) -> list[torch.Tensor]:
+    """The same frames in other orders of memory."""
+    planes = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    rows = torch.stack([frames, frames], dim=2)[:, :, 0]
+    return [frames, planes, rows, frames.transpose(1, 2).contiguous().transpose(1, 2)]
+
+
+@pytest.mark.parametrize(("value", "words"), [(torch.nan, "NaN or infinity, first in frame 1"), (9.0, r"\.\.9\. Div")])
+def test_one_bad_value_is_found_in_any_order_of_memory(value: float, words: str) -> None:
+    frames = make_frames()
+    frames[1, -1, -1, -1] = value
+    for same in laid_out(frames):
+        assert torch.equal(same[0], frames[0])
+        with pytest.raises(InputError, match=words):
+            adt.SEGSPaste.doit(same, make_segs())
+
+
+def test_a_bbox_that_the_reference_turns_around_is_pasted(pipe: adt.BasicPipe) -> None:
+    """As published x2 is scaled by the heights' ratio; what a detailer gives back of that, a paste must take."""
+    seg = make_seg(bbox=(25, 12, 28, 28))
+    segs, _ = adt.SEGSDetailerForAnimateDiff.doit(
+        make_frames(),
+        ((HEIGHT, WIDTH // 2), [seg]),
+        basic_pipe=pipe,
+        **{k: v for k, v in SETTINGS.items() if k != "feather"},
+    )
+    assert segs[1][0].bbox[:3:2] == (50, 28)
+    (pasted,) = adt.SEGSPaste.doit(make_frames(), segs)
+    assert not torch.equal(pasted, make_frames())
+
+
+@pytest.mark.parametrize("one", [np.uint8(1), np.uint8(255), np.int64(1), np.bool_(1)])
+def test_masks_of_detectors(pipe: adt.BasicPipe, one: Any) -> None:
+    """Integers of 0 and 1 or of 8 bits, and bools, paint what floats paint."""
+    shape = np.zeros((24, 24), bool)
+    shape[4:20, 6:18] = True
+
+    def detail(mask: Any) -> torch.Tensor:
+        segs = make_segs(make_seg(cropped_mask=mask))
+        return adt.DetailerForEachPipeForAnimateDiff.doit(make_frames(), segs, basic_pipe=pipe, **SETTINGS)[0]
+
+    expected = detail(shape.astype(np.float32))
+    assert torch.equal(detail(shape * one), expected)
+    assert torch.equal(detail(torch.from_numpy(shape * one)), expected)
 
 
 def test_numpy_frames_and_no_segs(pipe: adt.BasicPipe) -> None:

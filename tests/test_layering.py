@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "extras": set(),
     "segs": set(),
     "geometry": {"errors", "segs"},
-    "ops": {"errors", "segs", "_C"},
+    "ops": {"errors", "checks", "segs", "_C"},
     "trt": {"errors", "checks", "extras", "__version__"},
     "backends": {"errors", "trt"},
     "sampling": {"errors", "checks", "backends"},
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "cli": {
         "errors",
         "extras",
+        "checks",
         "segs",
         "models",
         "backends",

@@ -50,6 +50,11 @@ def test_public_names_resolve() -> None:
     assert set(adt.__all__) <= set(dir(adt))
 
 
+def test_what_observer_takes_is_public() -> None:
+    assert issubclass(adt.RunReport, adt.Observer)
+    assert adt.RunReport().as_dict() == {"total_ms": 0.0, "segments": []}
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(adt, "no_such_name")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from animdetail_trt.detailer.improvements import Improvements
     from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff
+    from animdetail_trt.detailer.report import Observer, RunReport
     from animdetail_trt.errors import AnimDetailError
     from animdetail_trt.models.controlnet import load_controlnet
     from animdetail_trt.models.pipe import BasicPipe, load_pipe
@@ -33,6 +34,8 @@ _HOMES = {
     "DetailerForEachPipeForAnimateDiff": "animdetail_trt.detailer.detailer",
     "Improvements": "animdetail_trt.detailer.improvements",
     "MaskToSEGS_for_AnimateDiff": "animdetail_trt.detailer.mask_to_segs",
+    "Observer": "animdetail_trt.detailer.report",
+    "RunReport": "animdetail_trt.detailer.report",
     "SEG": "animdetail_trt.segs",
     "SEGS": "animdetail_trt.segs",
     "SEGSDetailerForAnimateDiff": "animdetail_trt.detailer.detailer",
@@ -52,6 +55,8 @@ __all__ = [
     "DetailerForEachPipeForAnimateDiff",
     "Improvements",
     "MaskToSEGS_for_AnimateDiff",
+    "Observer",
+    "RunReport",
     "SEGSDetailerForAnimateDiff",
     "SEGSPaste",
     "__version__",

@@ -20,3 +20,8 @@ def is_finite(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """A whole number and no truth value."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_part(start: object, end: object) -> bool:
+    """Two numbers, 0 <= start <= end <= 1: a part of a noise schedule."""
+    return is_finite(start) and is_finite(end) and 0 <= start <= end <= 1  # type: ignore[operator]

@@ -12,7 +12,7 @@ class InputError(AnimDetailError, ValueError):
 
 
 class DeviceError(AnimDetailError, RuntimeError):
-    """CUDA refused a call: no memory, no kernels for the card, or an earlier failure."""
+    """No memory for a result; or CUDA refused a call: no memory, no kernels for the card, or an earlier failure."""
 
 
 class CheckpointError(AnimDetailError):

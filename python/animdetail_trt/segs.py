@@ -12,7 +12,7 @@ class SEG(NamedTuple):
     """One segment, field for field the Impact Pack's named tuple.
 
     cropped_image: None, or float32 (f or 1, h, w, 3) in 0..1, NumPy or torch
-    cropped_mask: float32 (h, w) or (n, h, w) in 0..1, NumPy or torch
+    cropped_mask: float32 (h, w) or (n, h, w) in 0..1, NumPy or torch; of bools or integers 0 and 1, or of 8 bits, too
     confidence: detector score in 0..1
     crop_region: what is cropped, enlarged and sampled
     bbox: what was detected; lies inside crop_region as a rule. With reference_mode=False it may be a list of a box, or

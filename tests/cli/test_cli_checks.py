@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from animdetail_trt.cli.detail import parse_rate
@@ -133,6 +134,29 @@ def test_masks_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> N
     assert "3 masks for 5 frames" in refused(segs=None, masks=tmp_path / "three")
     write_mask(tmp_path / "tiny" / "a.png", (64, 48), (10, 10, 14, 14))
     assert "no region larger than 10 pixels" in refused(segs=None, masks=tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_masks_that_hold_nothing(refused: Callable[..., str], tmp_path: Path, count: int) -> None:
+    """Black, drawn in the alpha channel (of RGBA, or of a palette's), or of 0 and 1 as a detector writes them."""
+    drawn = np.zeros((48, 64), np.uint8)
+    drawn[10:40, 10:40] = 255
+    transparent = np.dstack([np.zeros((48, 64, 3), np.uint8), drawn])
+    black = Image.new("RGBA", (64, 48), (0, 0, 0, 255))
+    palette = Image.fromarray(drawn // 255, "P")
+    palette.putpalette([0] * 6)
+    for name, image, words, options in (
+        ("alpha", Image.fromarray(transparent), "drawn in their alpha channel, which is not read. Save them as wh", {}),
+        ("palette", palette, "drawn in their alpha channel", {"transparency": 0}),
+        ("black", black, "are all black. Draw what is to be detailed in white", {}),
+        ("grey", black.convert("L"), "are all black.", {}),
+        ("faint", Image.fromarray(drawn // 10), "too dark: their brightest pixel is 25 of 255. Draw what", {}),
+    ):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            image.save(tmp_path / name / f"{index}.png", **options)
+        if (name, count) != ("faint", 5):  # several masks are taken as faint as they are
+            assert words in refused(segs=None, masks=tmp_path / name)
 
 
 def test_the_ways_to_name_segments_exclude_each_other(refused: Callable[..., str]) -> None:

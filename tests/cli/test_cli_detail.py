@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -129,6 +130,36 @@ def test_quiet_says_only_the_result(
 ) -> None:
     outcome = run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q")
     assert (outcome.code, outcome.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("size", "output", "flags", "words"),
+    [
+        ((65, 48), "out.mp4", [], "out.mp4 is H.264 in yuv444p"),
+        ((64, 47), "out.webm", [], "out.webm is VP9 in yuv444p"),
+        ((65, 47), "out.mkv", ["--lossless"], None),
+        ((64, 48), "out.mp4", [], None),
+        ((65, 47), "out", [], None),
+    ],
+)
+def test_a_size_that_many_players_do_not_show_is_told_of_once(
+    run: Callable[..., Any], fake_models: Any, segs: Path, checkpoint: Path, tmp_path: Path,
+    size: tuple[int, int], output: str, flags: list[str], words: str | None,
+) -> None:  # fmt: skip
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(patches(*size)[0]).save(tmp_path / "frames" / "0.png")
+    outcome = run(
+        "detail", tmp_path / "frames", "-o", tmp_path / output, "--checkpoint", checkpoint, "--segs", segs, "-q",
+        *flags, *([] if output == "out" else ["--fps", 8]),
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    if words is None:
+        assert outcome.err == ""
+    else:
+        assert outcome.err.startswith(f"warning: {words}, which holds the odd size {size[0]}x{size[1]} but")
+        assert outcome.err.endswith("to even sides, such as {}x{}\n".format(*(side + side % 2 for side in size)))
+        with av.open(str(tmp_path / output)) as written:
+            assert written.streams.video[0].codec_context.pix_fmt == "yuv444p"
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out"])

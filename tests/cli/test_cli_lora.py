@@ -94,7 +94,7 @@ def test_quiet_keeps_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("warning: no place for [x]\n")
 
 
-def test_a_whole_run_shows_its_coverage(
+def test_a_whole_run_shows_its_coverage_and_what_is_missing(
     run: Callable[..., Any], tiny: Path, tiny_checkpoint: Path, video: Path, segs: Path, tmp_path: Path
 ) -> None:
     outcome = run(
@@ -103,3 +103,4 @@ def test_a_whole_run_shows_its_coverage(
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "tiny_lora.safetensors: 370 of 370 tensors\n" in outcome.err
+    assert outcome.err.count("warning: the pipe has no motion module: each of the 5 frames is sampled alone") == 1

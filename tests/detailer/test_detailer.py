@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,22 @@ def test_a_differential_mask_over_a_single_level_paints_nothing() -> None:
     mask = DifferentialMask(torch.ones(1, 1, 2, 2), model, [model.sigma_min, 0.0])
     assert mask(model.sigma_min).max() == 0
     assert DifferentialMask(torch.ones(1, 1, 2, 2), model, [5.0, 0.0])(5.0).min() == 1
+
+
+@pytest.mark.usefixtures("painted")
+def test_frames_that_are_sampled_alone_are_told_of_once(
+    pipe: adt.BasicPipe, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clip without a motion module flickers; one frame does not, and a refiner never has one."""
+    moving = adt.load_pipe(
+        tiny / "tiny_sd15.safetensors", motion_module=tiny / "tiny_mm_v3.safetensors", device="cpu", dtype="float32"
+    ).with_conditioning(pipe.positive, pipe.negative)
+    with caplog.at_level(logging.WARNING, "animdetail_trt"):
+        detail(moving, refiner_basic_pipe_opt=pipe)
+        adt.DetailerForEachPipeForAnimateDiff.doit(torch.zeros(1, 32, 32, 3), SEGS, guide_size=16, basic_pipe=pipe)
+        assert caplog.text == ""
+        detail(pipe, refiner_basic_pipe_opt=pipe)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the pipe has no motion module: each of the 2 frames is sampled alone, and the clip may flicker. Give "
+        "load_pipe a motion_module, or the command line --motion-module"
+    ]

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors import safe_open
 
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff, _label_regions
+from animdetail_trt.detailer.plan import mask_of
 from animdetail_trt.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -95,6 +96,29 @@ def test_several_masks_keep_their_values_and_type():
             np.testing.assert_array_equal(seg.cropped_mask, frames[:, y1:y2, x1:x2])
 
 
+@pytest.mark.parametrize("as_mask", [torch.from_numpy, np.asarray], ids=["torch", "numpy"])
+@pytest.mark.parametrize("one", [np.uint8(1), np.uint8(255), np.int64(1), np.int32(255), np.bool_(1)])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_integers_and_bools_are_the_mask_that_they_stand_for(as_mask, one, frames):
+    """0 and 1, or 0 and 255: the detailer then reads in the segments what the mask said of the whole."""
+    shape = np.stack([blob_frame() > 0] * frames)
+    ((_, expected),) = doit(shape.astype(np.float32), drop_size=3)
+    ((_, segs),) = doit(as_mask(shape * one), drop_size=3)
+    assert len(segs) == 2
+    for i, (seg, other) in enumerate(zip(segs, expected, strict=True)):
+        assert seg.bbox == other.bbox
+        assert isinstance(seg.cropped_mask, torch.Tensor) is (as_mask is torch.from_numpy and frames == 2)
+        assert torch.equal(mask_of(seg, i), mask_of(other, i))
+
+
+def test_a_faint_region_of_8_bits_stays_faint():
+    """Within its own segment the largest value is 1, which is 1/255 all the same."""
+    mask = np.zeros((2, 40, 50), np.uint8)
+    mask[:, :12, :12], mask[:, 25:, 30:] = 1, 255
+    ((_, segs),) = doit(mask, crop_factor=1.0)
+    assert [float(mask_of(seg, 0).max()) for seg in segs] == [1.0, np.float32(1 / 255)]
+
+
 def test_contour_fill_of_several_masks_warns():
     with pytest.warns(UserWarning, match="contour_fill"):
         doit(np.stack([blob_frame()] * 2), contour_fill=True)
@@ -107,9 +131,12 @@ def test_contour_fill_of_several_masks_warns():
         (np.zeros((2, 3, 4, 5), np.float32), r"shape \(2, 3, 4, 5\)"),
         (torch.zeros(0, 4, 5), r"shape \(0, 4, 5\)"),
         (None, "NoneType"),
-        (np.full((4, 5), np.nan, np.float32), "nan"),
-        (np.full((4, 5), 255, np.uint8), "255..255. Divide"),
-        (np.full((4, 5), -1, np.float32), "-1"),
+        (np.full((4, 5), np.nan, np.float32), "mask holds NaN"),
+        (np.full((4, 5), 255, np.float32), "spans 255..255. Divide 8-bit values by 255"),
+        (np.full((4, 5), -1, np.float32), "spans -1..-1. Clip"),
+        (np.full((4, 5), 1.01, np.float32), "spans 1.01..1.01. Clip"),
+        (np.full((4, 5), 256, np.int64), "mask of int64 spans 256..256. Give integers in 0..255"),
+        (np.full((4, 5), -1, np.int8), "mask of int8 spans -1..-1"),
     ],
 )
 def test_bad_masks_are_named(mask, message):
@@ -117,10 +144,17 @@ def test_bad_masks_are_named(mask, message):
         doit(mask)
 
 
-@pytest.mark.parametrize("crop_factor", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("crop_factor", [0, -1.0, float("nan"), float("inf"), "a", None, 10**400, True])
 def test_bad_crop_factor_is_named(crop_factor):
-    with pytest.raises(InputError, match=f"crop_factor.*{crop_factor}"):
+    with pytest.raises(InputError, match=f"crop_factor.*{str(crop_factor)[:80]}"):
         doit(blob_frame(), crop_factor=crop_factor)
+
+
+@pytest.mark.parametrize("drop_size", ["x", None, float("nan"), 2.5])
+@pytest.mark.parametrize("combined", [False, True])
+def test_bad_drop_size_is_named(drop_size, combined):
+    with pytest.raises(InputError, match=f"drop_size must be a whole number of pixels, not {drop_size!r}"):
+        doit(blob_frame(), combined, drop_size=drop_size)
 
 
 @given(bool_masks, st.booleans())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from animdetail_trt import ops
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import DeviceError, InputError, is_out_of_memory
 
 FRAMES = torch.zeros(2, 20, 30, 3)
 OUT = torch.full((2, 8, 8, 3), 7.0)
@@ -132,6 +132,8 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (lambda: ops.merge_masks(MASK), "masks must be (n, h, w), got shape (8, 8)"),
     (lambda: ops.merge_masks(MASK[None][:0]), "masks is empty"),
     (lambda: ops.set_num_threads(-1), "count is -1. It must be 0 to 1024"),
+    (lambda: ops.set_num_threads(1.5), "count is 1.5. It must be 0 to 1024, a whole number"),  # type: ignore[arg-type]
+    (lambda: ops.set_num_threads("a"), "count is 'a'. It must be"),  # type: ignore[arg-type]
 ]
 
 
@@ -147,3 +149,19 @@ def test_refuses(call: Callable[[], Any], message: str) -> None:
 def test_an_input_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="crop_region"):
         ops.crop_resize(FRAMES, (-1, 0, 5, 5), (8, 8))
+
+
+@pytest.mark.parametrize("side", [2**24, 2**62])
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_a_result_beyond_all_memory(kind: Callable[[Any], Any], side: int) -> None:
+    """The command line knows the error as a lack of memory, and says which of its options to lower."""
+    calls: list[Callable[[], Any]] = [
+        lambda: ops.crop_resize(kind(FRAMES), REGION, (side, side)),
+        lambda: ops.crop_resize_to_vae(kind(FRAMES), REGION, (side, side)),
+        lambda: ops.resize_from_vae(kind(DECODED), (side, side)),
+        lambda: ops.paste_from_vae(kind(FRAMES), kind(DECODED), kind(MASK), (0, 0), (side, side)),
+    ]
+    for call in calls:
+        with pytest.raises(DeviceError, match=rf"allocate memory for a result of .*{side}.* Ask for a smaller") as told:
+            call()
+        assert is_out_of_memory(told.value)

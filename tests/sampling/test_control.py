@@ -211,7 +211,15 @@ def test_a_preprocessor_makes_the_pictures() -> None:
     [
         ({"control_net": "canny.safetensors"}, "control_net must come from load_controlnet"),
         ({"strength": "1"}, "strength must be a finite number"),
-        ({"end_percent": math.nan}, "end_percent must be a finite number"),
+        ({"end_percent": math.nan}, "start_percent 0.0 and end_percent nan must be numbers from 0 to 1"),
+        ({"start_percent": "0"}, "start_percent '0' and end_percent 1.0"),
+        ({"start_percent": 2}, "start_percent 2 and end_percent 1.0"),
+        ({"end_percent": -1}, "start_percent 0.0 and end_percent -1"),
+        ({"end_percent": 1.5}, "end_percent 1.5"),
+        (
+            {"start_percent": 0.8, "end_percent": 0.2},
+            "start_percent 0.8 and end_percent 0.2 must be .* the start first",
+        ),
         ({"control_image": torch.zeros(3, 8, 8)}, r"control_image must be floats \(n, h, w, 3\)"),
         ({"control_image": np.zeros((1, 8, 8, 3), np.uint8)}, r"control_image must be floats \(n, h, w, 3\)"),
         ({"control_image": torch.full((1, 8, 8, 3), math.nan)}, "control_image holds NaN"),

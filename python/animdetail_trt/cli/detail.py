@@ -146,11 +146,11 @@ class Timings:
 
 
 def run(args: argparse.Namespace) -> int:
-    from animdetail_trt.cli.progress import open_display
+    from animdetail_trt.cli.progress import log_shown, open_display
     from animdetail_trt.media.preview import check_sheet
 
     timings = Timings()
-    with open_display(quiet=args.quiet) as display:
+    with open_display(quiet=args.quiet) as display, log_shown(display):
         with timings.phase("check"), display.phase("checking"), _file_errors():
             source, sink = _check(args)
             find_segs = _segment_finder(args, source)
@@ -174,14 +174,14 @@ def _describe(clip: Clip) -> str:
 def _run_models(
     args: argparse.Namespace, clip: Clip, sink: Sink, segs: SEGS, timings: Timings, display: Display
 ) -> None:
-    from animdetail_trt.cli.progress import Observers, log_shown
+    from animdetail_trt.cli.progress import Observers
     from animdetail_trt.cli.report import write_report
     from animdetail_trt.detailer.report import RunReport
     from animdetail_trt.media.segs_file import write_segs
 
     if args.save_segs:
         write_segs(args.save_segs, segs)
-    with timings.phase("load"), display.phase("loading models"), log_shown(display):
+    with timings.phase("load"), display.phase("loading models"):
         models = load_models(args)
     segs = _steered(_scaled(args, clip, segs), models.controlnet)
     report = RunReport()

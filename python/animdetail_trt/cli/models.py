@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from animdetail_trt.checks import is_part
 from animdetail_trt.cli.numbers import between, whole_at_least
 from animdetail_trt.errors import CheckpointError, InputError
 
@@ -85,7 +86,7 @@ def parse_controlnet(text: str) -> tuple[Path, float, float, float]:
     """``FILE``, and as many as are given of ``:STRENGTH:START:END``, read as in ``parse_lora``."""
     path, numbers = _path_and_numbers(text, 3)
     strength, start, end = (*numbers, *(1.0, 0.0, 1.0)[len(numbers) :])
-    if not 0 <= start <= end <= 1:
+    if not is_part(start, end):
         raise argparse.ArgumentTypeError(
             f"{text!r} acts from {start:g} to {end:g}. Use a start and an end from 0 to 1, the start first"
         )

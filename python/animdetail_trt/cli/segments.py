@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animdetail_trt.errors import InputError, MediaError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from animdetail_trt.detect.faces import MaskShape
     from animdetail_trt.media.clip import Clip, Source
     from animdetail_trt.segs import SEGS
@@ -29,7 +31,8 @@ def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) 
 
     if not path.exists():
         raise MediaError(f"--masks {path} does not exist. Check the path.")
-    masks = read_masks(list_images(path) if path.is_dir() else [path])
+    paths = list_images(path) if path.is_dir() else [path]
+    masks = read_masks(paths)
     count, height, width = masks.shape
     if (width, height) != (source.width, source.height):
         raise MediaError(
@@ -46,10 +49,24 @@ def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) 
             )
         (segs,) = MaskToSEGS_for_AnimateDiff.doit(masks, drop_size=drop_size, **options)
         if not segs[1]:
-            raise InputError(f"the masks in {path} hold no region larger than {drop_size} pixels. Lower --drop-size.")
+            raise InputError(f"the masks in {path} {_why_none(paths, masks, drop_size)}")
         return segs
 
     return find
+
+
+def _why_none(paths: Sequence[Path], masks: Tensor, drop_size: int) -> str:
+    """What is said of masks (n, h, w) that hold no region."""
+    from animdetail_trt.detailer.mask_to_segs import DARKEST_KEPT
+    from animdetail_trt.media.images import drawn_in_alpha
+
+    brightest = float(masks.max())
+    if brightest > (DARKEST_KEPT if len(masks) == 1 else 0):
+        return f"hold no region larger than {drop_size} pixels. Lower --drop-size."
+    if brightest == 0 and drawn_in_alpha(paths):
+        return "are black, and drawn in their alpha channel, which is not read. Save them as white on black."
+    told = "are all black" if brightest == 0 else f"are too dark: their brightest pixel is {255 * brightest:.0f} of 255"
+    return f"{told}. Draw what is to be detailed in white."
 
 
 def faces_finder(crop_factor: float, mask_shape: MaskShape, min_confidence: float) -> Finder:

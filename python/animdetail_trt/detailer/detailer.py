@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -39,6 +40,8 @@ from animdetail_trt.sampling.refiner import Refiner
 from animdetail_trt.sampling.run import SampleSettings
 from animdetail_trt.segs import SEG, SEGS, CropRegion
 
+logger = logging.getLogger(__name__)
+
 Timer: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
@@ -73,7 +76,7 @@ class DetailerForEachPipeForAnimateDiff:
     ) -> tuple[Tensor, SEGS, Any, list[Tensor]]:
         """Return (image, segs, basic_pipe, cnet_images).
 
-        image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed
+        image_frames: float32 (f, H, W, 3) in 0..1, torch or NumPy; not changed. A little beyond 0..1 stays as it is
         segs: ((H, W), [SEG, ...]); scaled to the frames if its header is another size. A SEG's own cropped_image, of
             one frame or one for each, is sampled in place of the frames' crop (the reference would sample F copies)
         guide_size, guide_size_for, max_size: how far a crop is enlarged (True: measured on the bbox)
@@ -290,7 +293,7 @@ def _size(frames: Tensor) -> tuple[int, int]:
 
 
 def check_frames(image_frames: Any) -> Tensor:
-    """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or holds NaN or infinity."""
+    """IMAGE as float32 (f, H, W, 3) on the CPU; raises where it is not one, or its values cannot be 0..1."""
     shape = tuple(getattr(image_frames, "shape", ()))
     if len(shape) != 4 or shape[3] != 3 or 0 in shape:
         what = shape if hasattr(image_frames, "shape") else type(image_frames).__name__
@@ -317,6 +320,12 @@ def make_painter(
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
+    if frame_count > 1 and isinstance(model, DiffusionModel) and model.unet.positions is None:
+        logger.warning(
+            "the pipe has no motion module: each of the %d frames is sampled alone, and the clip may flicker. Give "
+            "load_pipe a motion_module, or the command line --motion-module",
+            frame_count,
+        )
     refiner = None
     if refiner_pipe is not None and refiner_ratio is not None:
         refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", settings, frame_count)

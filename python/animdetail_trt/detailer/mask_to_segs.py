@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from animdetail_trt.checks import is_finite, is_whole
+from animdetail_trt.detailer.arrays import holds_integers, mask_tensor
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import make_crop_region
 from animdetail_trt.segs import SEG, SEGS, CropRegion
@@ -17,6 +20,8 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 LABEL = "A"
+EIGHT_BITS = (-1 / 255, 256 / 255)
+"""Values between these are 0..255 after times 255, truncated."""
 DARKEST_KEPT = 0.1  # of 1; fainter pixels of a single mask are dropped before its regions are read
 
 
@@ -34,7 +39,8 @@ class MaskToSEGS_for_AnimateDiff:  # noqa: N801 - the node's name
     ) -> tuple[SEGS]:
         """Turn a mask, or one mask per frame, into SEGS labelled "A"; regions lowest in the frame come first.
 
-        mask: (h, w) or (n, h, w), also (1, n, h, w); NumPy or torch, on any device; 0..1
+        mask: (h, w) or (n, h, w), also (1, n, h, w); NumPy or torch, on any device; 0..1, bools, or integers 0 and 1,
+            or 0..255 where the largest of all is above 1
         combined: one segment around everything, instead of one per connected region (8 neighbours, holes filled)
         crop_factor: size of the crop_region over that of the bbox
         bbox_fill: fill the bbox with 1
@@ -44,17 +50,23 @@ class MaskToSEGS_for_AnimateDiff:  # noqa: N801 - the node's name
         One mask gives each segment a float32 NumPy cropped_mask (h, w) of 0 and 1: the segments are found, drawn
         into one frame, cut at 0.1 and found again, so ``combined`` and ``bbox_fill`` shape only the first finding.
         Several masks are searched as their maximum, and each segment gets a view of them, (n, h, w), with its own
-        values and of its own type; ``bbox_fill`` and ``contour_fill`` then change nothing. An empty mask gives
-        empty SEGS. Raises InputError for another rank, no pixels, or values outside 0..1.
+        values and of its own type, float32 where that was integers; ``bbox_fill`` and ``contour_fill`` then change
+        nothing. An empty mask gives empty SEGS. Raises InputError for another rank, no pixels, or values outside 0..1.
         """
         masks = _with_frames(mask)
-        frames = _as_floats(masks)
-        if not 0 < crop_factor < float("inf"):
-            raise InputError(f"crop_factor must be a positive number, not {crop_factor}; the usual value is 3.0.")
+        frames = mask_tensor(masks, "mask", EIGHT_BITS).numpy()
+        if not is_finite(crop_factor) or crop_factor <= 0:
+            raise InputError(f"crop_factor must be a positive number, not {crop_factor!r:.80}; the usual value is 3.0.")
+        if not is_whole(drop_size):
+            raise InputError(
+                f"drop_size must be a whole number of pixels, not {drop_size!r:.80}; the usual value is 10."
+            )
         if len(frames) > 1:
             if contour_fill:
                 warnings.warn("contour_fill does nothing with several masks: they keep their values.", stacklevel=2)
             found = _find(frames.max(axis=0), combined, crop_factor, bbox_fill, drop_size, True)
+            if holds_integers(masks):  # a crop of it would no longer tell whether its 1 is 1 or 1/255
+                masks = torch.from_numpy(frames) if isinstance(masks, torch.Tensor) else frames
             segs = [seg._replace(cropped_mask=_crop(masks, seg.crop_region)) for seg in found]
         else:
             first = _find(frames[0], combined, crop_factor, bbox_fill, drop_size, contour_fill)
@@ -74,15 +86,6 @@ def _with_frames(mask: Any) -> Any:
         what = f"of shape {tuple(mask.shape)}" if hasattr(mask, "shape") else f"a {type(mask).__name__}"
         raise InputError(f"mask must be an array or tensor (h, w) or (n, h, w) with at least one pixel; it is {what}.")
     return mask
-
-
-def _as_floats(masks: Any) -> Floats:
-    array = masks.detach().cpu().float().numpy() if hasattr(masks, "detach") else np.asarray(masks, dtype=np.float32)
-    low, high = float(array.min()), float(array.max())
-    # What 8 bits hold after times 255; NaN fails both comparisons.
-    if not (low > -1 / 255 and high < 256 / 255):
-        raise InputError(f"mask must lie in 0..1; it spans {low:g}..{high:g}. Divide an 8-bit mask by 255.")
-    return np.asarray(array, dtype=np.float32)
 
 
 def _find(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.checks import is_finite
-from animdetail_trt.detailer.arrays import float_tensor
+from animdetail_trt.detailer.arrays import float_tensor, mask_tensor
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
@@ -74,6 +74,9 @@ def plan_segments(
 
     frame_size: (height, width); soft_px: how far a mask's feather reaches, which a window that follows it must hold
     """
+    segs = _check_segs(segs, improvements.follow_motion)
+    for i, seg in enumerate(segs[1]):
+        _check_order(i, seg.bbox)
     _, scaled = scale_segs(segs, frame_size, improvements)
     plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
     if improvements.follow_motion:
@@ -177,6 +180,8 @@ def _check_segs(segs: Any, box_per_frame: bool) -> SEGS:
         header, items = (int(height), int(width)), [SEG(*item) for item in items]
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
+    if min(header) < 0:
+        raise InputError(f"the header of segs must be (height, width) of their frames in pixels, not {segs[0]!r:.80}")
     return header, [
         seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index, box_per_frame))
         for index, seg in enumerate(items)
@@ -212,6 +217,14 @@ def _bbox(value: Any, index: int, box_per_frame: bool) -> Any:
     raise InputError(f"segment {index}: bbox must be four numbers x1, y1, x2, y2, not {value!r}")
 
 
+def _check_order(index: int, bbox: Any) -> None:
+    """Of a bbox as it was given: the reference's scaling may turn one around, and does not enlarge it then."""
+    if not isinstance(bbox, np.ndarray) and (bbox[2] < bbox[0] or bbox[3] < bbox[1]):
+        raise InputError(
+            f"segment {index}: bbox {tuple(bbox)} ends before it begins. It is x1, y1, x2, y2, not a width and height"
+        )
+
+
 def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int], scale: ScaleRegion) -> SEG:
     region = scale(seg.crop_region, header, frame_size)
     width, height = region[2] - region[0], region[3] - region[1]
@@ -245,7 +258,7 @@ def _scale_bbox(bbox: Any, header: tuple[int, int], frame_size: tuple[int, int],
 
 def mask_of(seg: SEG, index: int) -> Tensor:
     """The segment's mask as float32 (h, w) or (n, h, w) on the CPU."""
-    mask = float_tensor(seg.cropped_mask, f"segment {index}: cropped_mask")
+    mask = mask_tensor(seg.cropped_mask, f"segment {index}: cropped_mask")
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise InputError(
             f"segment {index}: cropped_mask must be (h, w) or (n, h, w) and not empty, not {tuple(mask.shape)}"

@@ -68,6 +68,17 @@ def read_masks(paths: Sequence[Path]) -> Tensor:
     return _read(paths, _luminance)[..., 0]
 
 
+def drawn_in_alpha(paths: Sequence[Path]) -> bool:
+    """Whether any of the images is not equally opaque everywhere. Raises MediaError for a damaged file."""
+    for path in paths:
+        with _opened(path) as image:
+            if image.has_transparency_data:
+                faintest, densest = _eight_bit(image).convert("RGBA").getchannel("A").getextrema()
+                if faintest != densest:
+                    return True
+    return False
+
+
 def write_image(path: Path, picture: Tensor) -> None:
     """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95)."""
     suffix = path.suffix.lower()

@@ -5,6 +5,7 @@ PyAV is imported inside functions: importing this module costs nothing.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ from animdetail_trt.media.staging import staged_file, staged_probe
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer, OutputContainer
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
 """What can be written; anything that FFmpeg knows can be read."""
@@ -153,7 +156,7 @@ def write_video(
 def check_video_output(path: Path, width: int, height: int, style: VideoStyle, lossless: bool = False) -> None:
     """Write the header, a second of sound and the trailer beside ``path`` and remove it.
 
-    Raises what ``write_video`` would, before work.
+    Raises what ``write_video`` would, before work, and warns of what many players would not show.
     """
     import av
 
@@ -165,6 +168,13 @@ def check_video_output(path: Path, width: int, height: int, style: VideoStyle, l
                 sound.mux_until(Fraction(1))
         except av.error.ArgumentError as error:  # MP4 takes some sound and then finds no place for it in its index
             raise _cannot_hold(path, f"{width}x{height} video", codecs, error) from error
+    codec, pix_fmt, _ = _codec(path.suffix.lower(), width, height, lossless)
+    if pix_fmt == "yuv444p":
+        logger.warning(
+            "%s is %s in yuv444p, which holds the odd size %dx%d but which QuickTime, Safari and many hardware "
+            "decoders do not play. For those pad or crop the input to even sides, such as %dx%d",
+            path.name, "VP9" if "vp9" in codec else "H.264", width, height, width + width % 2, height + height % 2,
+        )  # fmt: skip
 
 
 @contextmanager

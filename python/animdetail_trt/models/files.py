@@ -119,7 +119,10 @@ def _read_single_file(path: Path) -> Parts:
 def _read_folder(folder: Path) -> Parts:
     unet = _folder_part(folder, "unet", _FOLDER_STEM)
     if unet is None:
-        raise CheckpointError(f"{folder} is no diffusers folder: unet/diffusion_pytorch_model.safetensors is not in it")
+        raise CheckpointError(
+            f"{folder} is no diffusers folder: unet/diffusion_pytorch_model.safetensors is not in it. Give the folder "
+            "that holds unet and vae, or a checkpoint file"
+        )
     if "conv_in.weight" not in unet or any(key.startswith("add_embedding.") for key in unet):
         raise CheckpointError(f"{folder} does not hold a Stable Diffusion 1.5 UNet (SDXL, perhaps)")
     if unet["conv_in.weight"].shape[1] != 4:

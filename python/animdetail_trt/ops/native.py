@@ -8,11 +8,13 @@ of the caller's, of any of these types, which must not overlap an input, and ret
 that device, and nothing waits for it; the bits are the same. Under a CUDA graph's capture the work is recorded.
 
 Raises :class:`~animdetail_trt.errors.InputError` for an argument of a wrong type, shape, dtype, device or value, and
-:class:`~animdetail_trt.errors.DeviceError` for what CUDA refuses.
+:class:`~animdetail_trt.errors.DeviceError` for what CUDA refuses, and where there is no memory for a result. Values are
+not looked at: that would take another pass.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,8 @@ import numpy as np
 import torch
 
 from animdetail_trt import _C
-from animdetail_trt.errors import DeviceError, InputError
+from animdetail_trt.checks import is_whole
+from animdetail_trt.errors import DeviceError, InputError, is_out_of_memory
 from animdetail_trt.ops import reference
 from animdetail_trt.segs import CropRegion
 
@@ -49,7 +52,9 @@ def crop_resize(
     """
     f, _, _, c = _shape("crop_resize", "frames", frames, "(f, h, w, c)")
     width, height = _size("crop_resize", size)
-    return crop_resize_into(_empty(frames, (f, height, width, c)), frames, crop_region, pass_order=pass_order)
+    return crop_resize_into(
+        _empty("crop_resize", frames, (f, height, width, c)), frames, crop_region, pass_order=pass_order
+    )
 
 
 def crop_resize_into(
@@ -78,7 +83,7 @@ def crop_resize_to_vae(
     """
     f, _, _, _ = _shape("crop_resize_to_vae", "frames", frames, "(f, h, w, 3)")
     width, height = _size("crop_resize_to_vae", size)
-    out = _empty(frames, (f, 3, height // 8 * 8, width // 8 * 8))
+    out = _empty("crop_resize_to_vae", frames, (f, 3, height // 8 * 8, width // 8 * 8))
     return crop_resize_to_vae_into(out, frames, crop_region, size, pass_order=pass_order)
 
 
@@ -109,7 +114,9 @@ def resize_from_vae(decoded: ArrayT, size: tuple[int, int], *, pass_order: PassO
     """
     f, _, _, _ = _shape("resize_from_vae", "decoded", decoded, "(f, 3, h, w)")
     width, height = _size("resize_from_vae", size)
-    return resize_from_vae_into(_empty(decoded, (f, height, width, 3)), decoded, pass_order=pass_order)
+    return resize_from_vae_into(
+        _empty("resize_from_vae", decoded, (f, height, width, 3)), decoded, pass_order=pass_order
+    )
 
 
 def resize_from_vae_into(out: ArrayT, decoded: Array, *, pass_order: PassOrder = "pillow13") -> ArrayT:
@@ -134,7 +141,7 @@ def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255, *, one_by_on
         The shape of ``mask``; the bits of torch's ``conv2d`` on a CPU, which the reference uses.
     """
     shape = tuple(_lend("feather_mask", "mask", mask).shape)
-    return feather_mask_into(_empty(mask, shape), mask, feather_px, alpha, one_by_one=one_by_one)
+    return feather_mask_into(_empty("feather_mask", mask, shape), mask, feather_px, alpha, one_by_one=one_by_one)
 
 
 def feather_mask_into(
@@ -203,7 +210,7 @@ def paste_from_vae(
     order = _pass_order(op, pass_order)
     if not (isinstance(canvas, torch.Tensor) and canvas.is_cuda):
         f = len(_lend(op, "decoded", decoded))
-        patch = resize_from_vae_into(_empty(canvas, (f, height, width, 3)), decoded, pass_order=pass_order)
+        patch = resize_from_vae_into(_empty(op, canvas, (f, height, width, 3)), decoded, pass_order=pass_order)
         return alpha_paste(canvas, patch, mask, left_top)
     lent = _lend(op, "canvas", canvas), _lend(op, "decoded", decoded), _lend(op, "mask", mask)
     with _input_errors():
@@ -213,7 +220,7 @@ def paste_from_vae(
 
 def working_copy(frames: ArrayT) -> ArrayT:
     """``frames``, any shape, copied into memory of their own, contiguous: what a loop over segments pastes into."""
-    copy = _empty(frames, tuple(_lend("working_copy", "frames", frames).shape))
+    copy = _empty("working_copy", frames, tuple(_lend("working_copy", "frames", frames).shape))
     copy[...] = frames
     return copy
 
@@ -241,9 +248,9 @@ def has_cuda() -> bool:
 
 def set_num_threads(count: int) -> None:
     """Let the ops use ``count`` threads; 0 means one for each processor that this process may run on (the default)."""
-    if not 0 <= count <= 1024:
-        raise InputError(f"set_num_threads: count is {count}. It must be 0 to 1024")
-    _C.set_num_threads(count)
+    if not is_whole(count) or not 0 <= count <= 1024:
+        raise InputError(f"set_num_threads: count is {count!r}. It must be 0 to 1024, a whole number")
+    _C.set_num_threads(int(count))
 
 
 def num_threads() -> int:
@@ -278,10 +285,21 @@ def _lend(op: str, name: str, array: Any) -> Any:
     return array
 
 
-def _empty(like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
-    if isinstance(like, np.ndarray):
-        return np.empty(shape, np.float32)
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
+def _empty(op: str, like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
+    size = 4 * math.prod(shape)
+    try:
+        if size >= _INT64_LIMIT:  # of which NumPy and torch say other things
+            raise MemoryError
+        if isinstance(like, np.ndarray):
+            return np.empty(shape, np.float32)
+        return torch.empty(shape, dtype=torch.float32, device=like.device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{op}: can't allocate memory for a result of {shape}, {size / 2**30:.3g} GiB. "
+            "Ask for a smaller size, or for fewer frames at a time"
+        ) from None
 
 
 def _shape(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:

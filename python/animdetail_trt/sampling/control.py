@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt.backends.interface import ControlRunner
-from animdetail_trt.checks import is_finite
+from animdetail_trt.checks import is_finite, is_part
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.context import frames_of
 
@@ -104,7 +104,8 @@ class ControlNetWrapper:
     """A ControlNet for a segment, to be placed on a SEG as ``control_net_wrapper``, as the Impact Pack does.
 
     control_net: from ``load_controlnet``
-    strength: of its residuals; start_percent, end_percent: the part of the noise schedule (0..1) that it acts in
+    strength: of its residuals; start_percent, end_percent: the part of the noise schedule that it acts in,
+        0 <= start_percent <= end_percent <= 1
     control_image: float32 (n, h, w, 3) in 0..1, one picture for all frames or one for each, that shows the segment's
         crop; by default the crops themselves
     previous: another wrapper, which acts as well
@@ -123,9 +124,13 @@ class ControlNetWrapper:
     ) -> None:
         if not hasattr(control_net, "global_average_pooling"):
             raise InputError(f"control_net must come from load_controlnet, not {control_net!r:.80}")
-        for name, value in (("strength", strength), ("start_percent", start_percent), ("end_percent", end_percent)):
-            if not is_finite(value):
-                raise InputError(f"{name} must be a finite number, not {value!r:.80}")
+        if not is_finite(strength):
+            raise InputError(f"strength must be a finite number, not {strength!r:.80}")
+        if not is_part(start_percent, end_percent):
+            raise InputError(
+                f"start_percent {start_percent!r:.80} and end_percent {end_percent!r:.80} must be numbers from 0 to 1, "
+                "the start first: the ControlNet acts between them"
+            )
         if previous is not None and not hasattr(previous, "apply"):
             raise InputError(f"previous must be a ControlNetWrapper, not {previous!r:.80}")
         if preprocessor is not None and not hasattr(preprocessor, "apply"):
