@@ -12,6 +12,7 @@ from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
 from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, PrecisionName, settings_of, with_settings
 from animdetail_trt.comfyui.swap import PREFIX
+from animdetail_trt.comfyui.unet import engines_of_models
 from animdetail_trt.comfyui.vae import HostVae
 from animdetail_trt.detailer import detailer
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff as MaskToSegs
@@ -214,6 +215,10 @@ class AccelerateModel(_Node):
         run = [name for name in RUN if name != "comfyui"]
         return {"required": {"model": ("MODEL",), "run": (run,), "precision": (list(PRECISION),)}}
 
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return _engines_there()
+
     def doit(self, model: Any, run: str, precision: PrecisionName) -> tuple[Any]:
         settings = replace(settings_of(model), run=run, precision=precision)
         accelerated, reason = accelerate(model, settings)
@@ -253,6 +258,10 @@ class Engines(_Node):
             }
         }
 
+    @classmethod
+    def IS_CHANGED(cls, action: str, **_: Any) -> str:  # noqa: N802
+        return _engines_there() if action == "load" else ""  # what it builds itself is no reason to sample again
+
     def doit(
         self, model: Any, action: str, precision: PrecisionName, controlnet: bool, frame_prompts: bool, **ends: int
     ) -> tuple[Any, str]:
@@ -272,6 +281,11 @@ class Engines(_Node):
         if reason is None:
             loaded = with_settings(loaded, settings)
         return loaded, report + ("the UNet runs in the engine" if reason is None else f"ComfyUI runs it: {reason}")
+
+
+def _engines_there() -> str:
+    """Another where ComfyUI must ask anew, and not take a node's output of the last prompt."""
+    return " ".join(f"{entry.name}:{entry.sha256}" for entry in engines_of_models())
 
 
 class _Run:
