@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "detailer",
         "media",
     },
-    "comfyui": {"errors", "segs", "models", "backends", "trt", "sampling", "detailer", "media", "__version__"},
+    "comfyui": {"errors", "segs", "ops", "models", "backends", "trt", "sampling", "detailer", "media", "__version__"},
     "__main__": {"cli"},
     "cli": {
         "errors",

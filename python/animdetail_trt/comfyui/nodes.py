@@ -16,6 +16,7 @@ from animdetail_trt.comfyui.unet import engines_of_models
 from animdetail_trt.comfyui.vae import HostVae
 from animdetail_trt.detailer import detailer
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff as MaskToSegs
+from animdetail_trt.ops import PassOrder
 
 Inputs = dict[str, Any]
 
@@ -145,7 +146,7 @@ class SEGSPaste(_Node):
         }
 
     def doit(self, **inputs: Any) -> tuple[Any]:
-        return detailer.SEGSPaste.doit(**inputs)
+        return detailer.SEGSPaste.doit(**inputs, pass_order=pass_order_here())
 
 
 class MaskToSEGS_for_AnimateDiff(_Node):  # noqa: N801 - the reference's name
@@ -283,6 +284,15 @@ class Engines(_Node):
         return loaded, report + ("the UNet runs in the engine" if reason is None else f"ComfyUI runs it: {reason}")
 
 
+def pass_order_here() -> PassOrder:
+    """Of the resizes of the Pillow that is installed, which the Impact Pack's nodes use."""
+    try:
+        import PIL
+    except ImportError:
+        return "pillow13"
+    return "pillow13" if int(PIL.__version__.partition(".")[0]) >= 13 else "horizontal_first"
+
+
 def _engines_there() -> str:
     """Another where ComfyUI must ask anew, and not take a node's output of the last prompt."""
     return " ".join(f"{entry.name}:{entry.sha256}" for entry in engines_of_models())
@@ -303,6 +313,7 @@ class _Run:
             "basic_pipe": self._opened(pipe),
             "refiner_basic_pipe_opt": None if refiner_pipe is None else self._opened(refiner_pipe),
             "reference_mode": self.settings.reference_mode,
+            "pass_order": pass_order_here(),
             "observer": self.progress,
         }
 
