@@ -39,6 +39,7 @@ MAY_IMPORT = {
         "errors",
         "extras",
         "segs",
+        "ops",
         "models",
         "backends",
         "trt",

@@ -37,6 +37,20 @@ def test_the_detailer_is_told(
     assert called["improvements"] == improvements
 
 
+@pytest.mark.parametrize(
+    ("flags", "order"), [([], "pillow13"), (["--pass-order", "horizontal_first"], "horizontal_first")]
+)
+def test_the_detailer_is_told_the_pass_order(
+    run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
+    flags: list[str], order: str,
+) -> None:  # fmt: skip
+    assert (
+        run("detail", video, "-o", tmp_path / "o.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q", *flags).code
+        == 0
+    )
+    assert fake_models.detailed[0]["pass_order"] == order
+
+
 def test_an_unknown_one_is_named(run: Callable[..., Any], fake_models: Any, video: Path, tmp_path: Path) -> None:
     outcome = run("detail", video, "-o", tmp_path / "o.mp4", "--checkpoint", "x", "--segs", "s", "--improve", "sharper")
     assert outcome.code == 2

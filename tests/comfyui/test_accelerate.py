@@ -21,7 +21,7 @@ from animdetail_trt.comfyui import accelerate, host
 from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
-from animdetail_trt.comfyui.unet import Runner, UNetFiles, Weights, check_engines_can_be
+from animdetail_trt.comfyui.unet import Runner, Unavailable, UNetFiles, Weights, engines_for
 from animdetail_trt.errors import EngineError, UncoveredError
 from golden_cases import relative_norm
 
@@ -213,6 +213,7 @@ def model(seen: stand_in.Seen, pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPa
     model.model.model_sampling = _Levels(pipe.model.model_sampling)
     model.model.current_patcher = model
     runner = Runner("torch", None, lambda: pipe.model.unet, None)
+    monkeypatch.setattr(accelerate, "engines_for", lambda *_: [])
     monkeypatch.setattr(accelerate, "make_runner", lambda *_: replace(runner))
     return model
 
@@ -388,8 +389,8 @@ def test_reason_is_logged_once(seen: stand_in.Seen, pipe: adt.BasicPipe, caplog:
             assert same is model
             assert "SDXL" in str(reason)
     assert len(caplog.records) == 1
-    with pytest.raises(Exception, match="engines run on a CUDA GPU"):
-        check_engines_can_be()
+    with pytest.raises(Unavailable, match="engines run on a CUDA GPU"):
+        engines_for(model, PLAIN, DetailerSettings())
 
 
 def test_effective_weights_are_files_that_are_found_again(tiny: Path, tmp_path: Path) -> None:

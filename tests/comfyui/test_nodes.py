@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,25 @@ def test_vae_takes_what_memory_holds_or_what_is_set(
     )
     node.doit(**inputs | {"basic_pipe": (model.clone(), *rest)})
     assert set(seen.vae_batches) == {1}
+
+
+def test_resizes_are_those_of_the_pillow_that_is_there(
+    nodes: dict[str, Any], seen: stand_in.Seen, tiny: Path, pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the Impact Pack's are. It shows in tall segments."""
+    region = 8, 0, 28, 64
+    segs = (64, 64), [adt.SEG(None, torch.ones(64, 20), 1.0, region, region, "tall")]
+    node = nodes["AnimDetail_DetailerForEachPipeForAnimateDiff"]()
+    pictures = {}
+    for version in ("9.5.0.post2", "12.3.0", "13.0.0", "14.1"):
+        monkeypatch.setattr("PIL.__version__", version)
+        inputs = _simple(tiny, seen, pipe, segs=segs, steps=1, max_size=256)
+        pictures[version] = node.doit(**inputs)[0]
+    assert torch.equal(pictures["9.5.0.post2"], pictures["12.3.0"])
+    assert torch.equal(pictures["13.0.0"], pictures["14.1"])
+    assert not torch.equal(pictures["12.3.0"], pictures["13.0.0"])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert torch.equal(node.doit(**inputs)[0], pictures["13.0.0"])
 
 
 def test_what_a_workflow_leaves_out_is_as_in_the_reference(

@@ -150,10 +150,7 @@ def test_weights_on_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("run", ["torch", "auto"])
-def test_a_motion_model_that_is_read_otherwise_stays_comfyuis(
-    model: Any, run: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unet, "check_engines_can_be", lambda: None)
+def test_a_motion_model_that_is_read_otherwise_stays_comfyuis(model: Any, run: str) -> None:
     facts = ModelFacts("SD15", 4, motion=(MotionFacts("AnimateDiff", "v1"),))
     with pytest.raises(unet.Unavailable, match="v1 for AnimateDiff-Evolved, and v3 here"):
         unet.make_runner(model, facts, DetailerSettings(run=run))

@@ -36,6 +36,7 @@ class Case:
     hooked: bool = False
     scheduled: bool = False
     pasted: bool = True  # else SEGSDetailer
+    tall: bool = False  # a segment where the order of Pillow's passes shows
     comfyui_only: bool = False  # a patch that our UNet does not have
 
 
@@ -170,6 +171,7 @@ def cases() -> dict[str, Case]:
         "ControlNet SEG and windows": Case(windows, controlled=True),
         "noise mask 0": Case(inputs={"noise_mask_feather": 0}),
         "noise mask 30": Case(inputs={"noise_mask_feather": 30}),
+        "tall segment": Case(inputs={"max_size": 256}, tall=True),
         "AnimateLCM": Case(lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_lcm")),
         "motion scale and effect": Case(
             lambda tiny: tiny.with_motion(tiny.unet("tiny_sd15"), "tiny_mm_v3", scale_multival=1.3, effect_multival=0.6)
@@ -196,7 +198,8 @@ def inputs_of(case: Case, tiny: Tiny, run: str) -> dict[str, Any]:
     random = torch.Generator().manual_seed(3)
     frames = (torch.rand(FRAMES, HEIGHT, WIDTH, 3, generator=random) * 255).round() / 255
     segs = []
-    for region, bbox in (((8, 4, 64, 60), (18, 14, 54, 50)), ((40, 20, 104, 76), (56, 32, 92, 64))):
+    places = ((8, 4, 64, 60), (18, 14, 54, 50)), ((40, 20, 104, 76), (56, 32, 92, 64))
+    for region, bbox in (((40, 0, 64, 80), (42, 6, 62, 74)),) if case.tall else places:
         x1, y1, x2, y2 = region
         mask = np.zeros((y2 - y1, x2 - x1), np.float32)
         mask[bbox[1] - y1 : bbox[3] - y1, bbox[0] - x1 : bbox[2] - x1] = 1

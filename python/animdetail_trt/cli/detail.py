@@ -87,6 +87,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
     add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
     add(
+        "--pass-order", choices=("pillow13", "horizontal_first"), default="pillow13",
+        help="of resizes: as Pillow 13 has it, or as Pillow up to 12",
+    )  # fmt: skip
+    add(
         "--improve", type=parse_improvements, metavar="LIST",
         help=f"do better than the reference: all, or some of {','.join(_IMPROVEMENTS)}",
     )  # fmt: skip
@@ -268,7 +272,7 @@ def _scaled(args: argparse.Namespace, clip: Clip, segs: SEGS) -> SEGS:
     improvements = _improvements(args)
     if improvements is None or not improvements.scale_regions:
         return segs
-    return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements)
+    return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements, args.pass_order)
 
 
 def _steered(segs: SEGS, controlnet: ControlNetWrapper | None) -> SEGS:
@@ -299,6 +303,7 @@ def _detail(args: argparse.Namespace, clip: Clip, segs: SEGS, models: Models, ob
         noise_mask_feather=args.noise_mask_feather,
         reference_mode=args.improve is None,
         improvements=_improvements(args),
+        pass_order=args.pass_order,
         observer=observer,
     )
     return frames

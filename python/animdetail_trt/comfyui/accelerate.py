@@ -15,29 +15,30 @@ from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings
-from animdetail_trt.comfyui.unet import Runner, Unavailable, make_runner
+from animdetail_trt.comfyui.unet import Runner, Unavailable, engines_for, make_runner
 from animdetail_trt.errors import AnimDetailError, EngineError
 
 logger = logging.getLogger(__name__)
 
 _KEY = "animdetail_trt.runner"
+_TOLD = "animdetail_trt.told"
 _SKIPS = 12  # of SD 1.5's UNet, to each of which a ControlNet adds
 _KNOWN = {"c_crossattn", "control", "transformer_options"}
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What was made of a MODEL, for the next time: ``key`` tells whether it is the same MODEL still."""
+    """What was made of a MODEL, for the next time: ``key`` tells whether it, and the engines, are the same still."""
 
     key: tuple[Any, ...]
     runner: Runner | None
-    reason: str | None
+    reason: str | None = None
 
 
 def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]:
     """A clone of MODEL whose UNet runs as ``settings.run`` says, and None; or MODEL itself, and the reason why not.
 
-    The decision and its reason are logged once for a MODEL.
+    The decision is logged once for a MODEL, and again where it has become another.
     """
     wrapper, bare = host.unet_wrapper(model), model
     if isinstance(wrapper, Accelerated):
@@ -48,28 +49,47 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
         return bare, "the settings ask for ComfyUI"
     facts = host.facts_of(bare)
     reason = why_not(facts)
-    key: tuple[Any, ...] = (facts, settings.run, settings.precision, reason)
+    runner = None
     if reason is None:
-        key += host.weights_id(bare)
+        try:
+            runner = _runner(model, bare, facts, settings)
+        except Unavailable as error:
+            reason = str(error)
+        except Exception as error:  # whatever it is, ComfyUI can run the MODEL
+            logger.debug("no runner", exc_info=True)
+            reason = f"its weights cannot be taken over: {type(error).__name__}: {error}"
+    _tell(model, facts, f"ComfyUI runs it: {reason}" if runner is None else f"its UNet runs in {runner.name}")
+    if runner is None:
+        return bare, reason
+    accelerated = Accelerated(bare.model, runner, weights_of(bare, facts), host.unet_wrapper(bare))
+    return host.with_unet_wrapper(bare, accelerated, runner.patcher), None
+
+
+def _runner(model: Any, bare: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:
+    """That of ``bare``, made once and kept on ``model``, which ComfyUI and its clones keep from run to run.
+
+    So is the reason why there is none, until other engines are built. What fails otherwise (a GPU that is full for the
+    moment) is tried again.
+    """
+    engines = engines_for(bare, facts, settings) if settings.run == "auto" else []
+    built = tuple((entry.name, entry.sha256) for entry in engines)
+    key = (facts, settings.run, settings.precision, built, *host.weights_id(bare))
     made = host.attachment(model, _KEY)
     if not isinstance(made, _Made) or made.key != key:
-        runner = None
-        if reason is None:
-            try:
-                runner = make_runner(bare, facts, settings)
-            except Unavailable as error:
-                reason = str(error)
-            except Exception as error:  # whatever it is, ComfyUI can run the MODEL
-                logger.debug("no runner", exc_info=True)
-                reason = f"its weights cannot be taken over: {type(error).__name__}: {error}"
-        made = _Made(key, runner, reason)
+        try:
+            made = _Made(key, make_runner(bare, facts, settings))
+        except Unavailable as error:
+            made = _Made(key, None, str(error))
         host.keep(model, _KEY, made)
-        told = f"ComfyUI runs it: {reason}" if runner is None else f"its UNet runs in {runner.name}"
-        logger.info("animdetail: MODEL %s: %s", facts.family, told)
     if made.runner is None:
-        return bare, made.reason
-    accelerated = Accelerated(bare.model, made.runner, weights_of(bare, facts), host.unet_wrapper(bare))
-    return host.with_unet_wrapper(bare, accelerated, made.runner.patcher), None
+        raise Unavailable(made.reason)
+    return made.runner
+
+
+def _tell(model: Any, facts: ModelFacts, told: str) -> None:
+    if host.attachment(model, _TOLD) != told:
+        host.keep(model, _TOLD, told)
+        logger.info("animdetail: MODEL %s: %s", facts.family, told)
 
 
 def weights_of(model: Any, facts: ModelFacts) -> tuple[Any, ...]:

@@ -12,9 +12,11 @@ from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
 from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, PrecisionName, settings_of, with_settings
 from animdetail_trt.comfyui.swap import PREFIX
+from animdetail_trt.comfyui.unet import engines_of_models
 from animdetail_trt.comfyui.vae import HostVae
 from animdetail_trt.detailer import detailer
 from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff as MaskToSegs
+from animdetail_trt.ops import PassOrder
 
 Inputs = dict[str, Any]
 
@@ -144,7 +146,7 @@ class SEGSPaste(_Node):
         }
 
     def doit(self, **inputs: Any) -> tuple[Any]:
-        return detailer.SEGSPaste.doit(**inputs)
+        return detailer.SEGSPaste.doit(**inputs, pass_order=pass_order_here())
 
 
 class MaskToSEGS_for_AnimateDiff(_Node):  # noqa: N801 - the reference's name
@@ -214,6 +216,10 @@ class AccelerateModel(_Node):
         run = [name for name in RUN if name != "comfyui"]
         return {"required": {"model": ("MODEL",), "run": (run,), "precision": (list(PRECISION),)}}
 
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> str:  # noqa: N802
+        return _engines_there()
+
     def doit(self, model: Any, run: str, precision: PrecisionName) -> tuple[Any]:
         settings = replace(settings_of(model), run=run, precision=precision)
         accelerated, reason = accelerate(model, settings)
@@ -253,6 +259,10 @@ class Engines(_Node):
             }
         }
 
+    @classmethod
+    def IS_CHANGED(cls, action: str, **_: Any) -> str:  # noqa: N802
+        return _engines_there() if action == "load" else ""  # what it builds itself is no reason to sample again
+
     def doit(
         self, model: Any, action: str, precision: PrecisionName, controlnet: bool, frame_prompts: bool, **ends: int
     ) -> tuple[Any, str]:
@@ -274,6 +284,20 @@ class Engines(_Node):
         return loaded, report + ("the UNet runs in the engine" if reason is None else f"ComfyUI runs it: {reason}")
 
 
+def pass_order_here() -> PassOrder:
+    """Of the resizes of the Pillow that is installed, which the Impact Pack's nodes use."""
+    try:
+        import PIL
+    except ImportError:
+        return "pillow13"
+    return "pillow13" if int(PIL.__version__.partition(".")[0]) >= 13 else "horizontal_first"
+
+
+def _engines_there() -> str:
+    """Another where ComfyUI must ask anew, and not take a node's output of the last prompt."""
+    return " ".join(f"{entry.name}:{entry.sha256}" for entry in engines_of_models())
+
+
 class _Run:
     """One run of a detailer node: its pipes as the detailer takes them. Without refiner text encoder or conditioning
     the reference has no refiner, so neither has this."""
@@ -289,6 +313,7 @@ class _Run:
             "basic_pipe": self._opened(pipe),
             "refiner_basic_pipe_opt": None if refiner_pipe is None else self._opened(refiner_pipe),
             "reference_mode": self.settings.reference_mode,
+            "pass_order": pass_order_here(),
             "observer": self.progress,
         }
 

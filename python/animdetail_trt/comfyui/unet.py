@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,24 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.errors import AnimDetailError
+from animdetail_trt.extras import install_command
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
-from animdetail_trt.models.engines import DTYPES, PRECISIONS
+from animdetail_trt.models.engines import DTYPES, PRECISIONS, VARIANTS, source_of
 from animdetail_trt.models.files import ModelFiles, Parts
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
-from animdetail_trt.models.runners import Runners
+from animdetail_trt.models.runners import Runners, capability_of
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import installed_flavours
+from animdetail_trt.trt.identity import Precision, Source, Target
 from animdetail_trt.trt.sidecar import Entry
 from animdetail_trt.trt.store import Store
 from animdetail_trt.trt.system import default_folder
 
 _SOURCE = "the MODEL of ComfyUI"
 _FOLDER = "comfyui"  # in the engines' folder, for the weights that they are built of
+_UNKNOWN = "unknown"
 
 
 class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
@@ -68,9 +71,13 @@ class Weights:
 
 
 def read_weights(model: Any, facts: ModelFacts) -> Weights:
+    return Weights(host.unet_weights(model), host.motion_weights(model), *_strength(facts))
+
+
+def _strength(facts: ModelFacts) -> tuple[float, float]:
+    """Scale and effect of its motion model."""
     motion = facts.motion[0] if facts.motion else None
-    scale, effect = (1.0, 1.0) if motion is None else (motion.scale or 0.0, motion.effect or 0.0)
-    return Weights(host.unet_weights(model), host.motion_weights(model), scale, effect)
+    return (1.0, 1.0) if motion is None else (motion.scale or 0.0, motion.effect or 0.0)
 
 
 def dtype_of(model: Any, settings: DetailerSettings) -> torch.dtype:
@@ -83,8 +90,6 @@ def dtype_of(model: Any, settings: DetailerSettings) -> torch.dtype:
 
 def make_runner(model: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:
     """As the settings ask. Raises Unavailable with the reason where there is none."""
-    if settings.run == "auto":
-        check_engines_can_be()
     weights = read_weights(model, facts)
     motion = weights.module(facts.motion[0].version if facts.motion else None)
     dtype = dtype_of(model, settings)
@@ -93,14 +98,44 @@ def make_runner(model: Any, facts: ModelFacts, settings: DetailerSettings) -> Ru
     return _graph_runner(weights, motion, dtype, settings.run)
 
 
-def check_engines_can_be() -> None:
-    """Raise Unavailable where no engine can run, which costs nothing to find out."""
-    if host.inference_device().type != "cuda":
-        raise Unavailable(f"ComfyUI computes on {host.inference_device()}, and engines run on a CUDA GPU")
-    if not installed_flavours():
-        raise Unavailable("TensorRT is not installed (pip install 'animdetail-trt[rtx]')")
-    if not any(_is_of_a_model(entry) for entry in Store(default_folder()).entries()):
+def engines_for(model: Any, facts: ModelFacts, settings: DetailerSettings) -> list[Entry]:
+    """The engines that may be of this MODEL's weights, as far as can be told before these are merged and read: for this
+    GPU, in its precision, of a motion model at its strength. Raises Unavailable where there are none."""
+    device = host.inference_device()
+    if device.type != "cuda":
+        raise Unavailable(f"ComfyUI computes on {device}, and engines run on a CUDA GPU")
+    flavours = installed_flavours()
+    if not flavours:
+        raise Unavailable(f"TensorRT is not installed. Run: {install_command('rtx')}")
+    built = engines_of_models()
+    if not built:
         raise Unavailable("no engine of a MODEL is built on this machine (node TensorRT engines)")
+    precision, capability = PRECISIONS[dtype_of(model, settings)], str(capability_of(device))
+    targets = [Target(flavour.name, flavour.version, capability) for flavour in flavours]
+    sources = _sources(facts, precision)
+    fitting = [
+        entry for entry in built if entry.identity.target in targets and _of_unknown(entry.identity.source) in sources
+    ]
+    if not fitting:
+        motion = "a motion model at its strength" if facts.motion else "no motion model"
+        raise Unavailable(f"no engine in {precision} with {motion} is built for this GPU (node TensorRT engines)")
+    return fitting
+
+
+def engines_of_models() -> list[Entry]:
+    return [entry for entry in Store(default_folder()).entries() if _is_of_a_model(entry)]
+
+
+def _sources(facts: ModelFacts, precision: Precision) -> list[Source]:
+    """Of every variant, but of weights that are not known yet."""
+    unknown, (scale, effect) = default_folder() / _UNKNOWN, _strength(facts)
+    files = UNetFiles(unknown, unknown if facts.motion else None, motion_scale=scale, motion_effect=effect)
+    digests = NamedDigests(default_folder())
+    return [source_of(files, "unet", precision, digests, variant) for variant in VARIANTS]
+
+
+def _of_unknown(source: Source) -> Source:
+    return replace(source, weights=dict.fromkeys(source.weights, _UNKNOWN))
 
 
 def _is_of_a_model(entry: Entry) -> bool:
@@ -165,13 +200,23 @@ class NamedDigests(Digests):
 
 
 def _named(tensors: StateDict, folder: Path, write: bool) -> Path:
-    """``folder/SHA256.safetensors`` of these tensors."""
-    from safetensors.torch import save
-
-    data = save({key: tensors[key].contiguous() for key in sorted(tensors)})
-    path = folder / f"{hashlib.sha256(data).hexdigest()}.safetensors"
+    """``folder/DIGEST.safetensors`` of these tensors."""
+    path = folder / f"{_digest(tensors)}.safetensors"
     if write and not path.exists():
+        from safetensors.torch import save
+
+        data = save({key: tensors[key].contiguous() for key in sorted(tensors)})
         folder.mkdir(parents=True, exist_ok=True)
         with staged_file(path) as scratch:
             scratch.write_bytes(data)
     return path
+
+
+def _digest(tensors: StateDict) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes; of the file itself it would take a copy of them all."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].contiguous()
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class DetailerForEachPipeForAnimateDiff:
         inpaint_model: bool = False,
         reference_mode: bool = True,
         improvements: Improvements | None = None,
+        pass_order: ops.PassOrder = "pillow13",
         observer: Observer | None = None,
     ) -> tuple[Tensor, SEGS, Any, list[Tensor]]:
         """Return (image, segs, basic_pipe, cnet_images).
@@ -86,6 +87,8 @@ class DetailerForEachPipeForAnimateDiff:
             methods that are called with reference_mode=False are in ``detailer.hooks``
         reference_mode: True gives the reference's numbers; False all that ``Improvements`` names, or, of that, what
             ``improvements`` leaves on. A SEG's bbox may then be one box, or None, for each frame
+        pass_order: of the resizes, which show in segments more than twice as high as wide: as Pillow 13 has it, or
+            "horizontal_first", as in Pillow up to 12. The reference's follows the Pillow that is installed
         legacy, inpaint_model: early versions had inpaint_model before noise_mask_feather; accepted, without effect
         observer: told of each stage and step
 
@@ -98,18 +101,20 @@ class DetailerForEachPipeForAnimateDiff:
         settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("feather", feather)
         check_feather("noise_mask_feather", noise_mask_feather)
+        check_pass_order(pass_order)
         better = choose_improvements(reference_mode, improvements)
         hooks = Hooks(detailer_hook, METHODS if better.call_hooks else REFERENCE_METHODS)
         soft_px = max(feather, noise_mask_feather)
-        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, soft_px)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, soft_px, pass_order)
         header = _header(segs, frames, better)
         observer = observer or Observer()
         if not plans:  # as in the reference, the pipe is then not looked at
             observer.begin_run(0, steps)
             return ops.working_copy(frames), (header, []), basic_pipe, []
         painter = make_painter(
-            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better, hooks
-        )
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better, hooks,
+            pass_order,
+        )  # fmt: skip
         _check_controls(plans, painter)
         observer.begin_run(len(plans), steps)
 
@@ -159,6 +164,7 @@ class SEGSDetailerForAnimateDiff:
         inpaint_model: bool = False,
         reference_mode: bool = True,
         improvements: Improvements | None = None,
+        pass_order: ops.PassOrder = "pillow13",
         observer: Observer | None = None,
     ) -> tuple[SEGS, list[Tensor]]:
         """Return (segs, cnet_images); arguments as in DetailerForEachPipeForAnimateDiff.
@@ -170,11 +176,13 @@ class SEGSDetailerForAnimateDiff:
         sizes = SizeSettings(guide_size, guide_size_for, max_size)
         settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("noise_mask_feather", noise_mask_feather)
+        check_pass_order(pass_order)
         better = choose_improvements(reference_mode, improvements)
-        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather)
+        plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather, pass_order)
         painter = make_painter(
-            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better
-        )
+            basic_pipe, settings, noise_mask_feather, refiner_ratio, refiner_basic_pipe_opt, len(frames), better,
+            pass_order=pass_order,
+        )  # fmt: skip
         _check_controls(plans, painter)
         observer = observer or Observer()
         observer.begin_run(len(plans), steps)
@@ -205,21 +213,23 @@ class SEGSPaste:
         *,
         reference_mode: bool = True,
         improvements: Improvements | None = None,
+        pass_order: ops.PassOrder = "pillow13",
     ) -> tuple[Tensor]:
         """Return (image,): a new float32 CPU tensor (f, H, W, 3).
 
         A crop must have a frame for each of ``image``'s; one without a crop is passed over, unless ``ref_image_opt``
         (f, H, W, 3) is given, whose pixels are then taken for every segment. Of the improvements, scale_regions is
-        all that concerns a paste.
+        all that concerns a paste, and pass_order concerns crops of SEGS that are scaled.
         """
         frames = check_frames(image)
         reference = None if ref_image_opt is None else check_frames(ref_image_opt)
         check_feather("feather", feather)
         if not is_number(alpha) or not 0 <= alpha <= 255:
             raise InputError(f"alpha {alpha!r} must be from 0 to 255")
+        check_pass_order(pass_order)
         if reference is not None:  # a crop of its own is then not looked at
             segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
-        _, items = scale_segs(segs, _size(frames), choose_improvements(reference_mode, improvements))
+        _, items = scale_segs(segs, _size(frames), choose_improvements(reference_mode, improvements), pass_order)
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
         parts = [
@@ -308,6 +318,11 @@ def check_feather(name: str, value: int) -> None:
         raise InputError(f"{name} {value!r} must be a whole number of pixels, 0 or more")
 
 
+def check_pass_order(value: str) -> None:
+    if value not in get_args(ops.PassOrder):
+        raise InputError(f"pass_order {value!r} must be one of {', '.join(get_args(ops.PassOrder))}")
+
+
 def make_painter(
     basic_pipe: Any,
     settings: SampleSettings,
@@ -317,6 +332,7 @@ def make_painter(
     frame_count: int,
     improvements: Improvements = REFERENCE,
     hooks: Hooks = NO_HOOKS,
+    pass_order: ops.PassOrder = "pillow13",
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
@@ -330,7 +346,9 @@ def make_painter(
     if refiner_pipe is not None and refiner_ratio is not None:
         refiner_model, _, *conditioning = _open_pipe(refiner_pipe, "refiner_basic_pipe_opt", settings, frame_count)
         refiner = Refiner(refiner_model, conditioning[0], conditioning[1], refiner_ratio)
-    return Painter(model, vae, positive, negative, settings, noise_mask_feather, refiner, improvements, hooks)
+    return Painter(
+        model, vae, positive, negative, settings, noise_mask_feather, refiner, improvements, hooks, pass_order
+    )
 
 
 def _check_controls(plans: list[SegmentPlan], painter: Painter) -> None:

@@ -69,15 +69,17 @@ def plan_segments(
     sizes: SizeSettings,
     improvements: Improvements = REFERENCE,
     soft_px: int = 0,
+    pass_order: ops.PassOrder = "pillow13",
 ) -> list[SegmentPlan]:
     """Plan every segment, so that a bad one is named before the first is worked on.
 
     frame_size: (height, width); soft_px: how far a mask's feather reaches, which a window that follows it must hold
+    pass_order: as in ``ops.crop_resize``, of crops that SEGS bring
     """
     segs = _check_segs(segs, improvements.follow_motion)
     for i, seg in enumerate(segs[1]):
         _check_order(i, seg.bbox)
-    _, scaled = scale_segs(segs, frame_size, improvements)
+    _, scaled = scale_segs(segs, frame_size, improvements, pass_order)
     plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
     if improvements.follow_motion:
         plans = [_followed(i, plan, frame_count, sizes, soft_px) for i, plan in enumerate(plans)]
@@ -165,13 +167,18 @@ def inside_frame(region: CropRegion, frame_size: tuple[int, int]) -> CropRegion 
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def scale_segs(segs: SEGS, frame_size: tuple[int, int], improvements: Improvements = REFERENCE) -> SEGS:
+def scale_segs(
+    segs: SEGS,
+    frame_size: tuple[int, int],
+    improvements: Improvements = REFERENCE,
+    pass_order: ops.PassOrder = "pillow13",
+) -> SEGS:
     """SEGS in the pixels of frames of ``frame_size`` (height, width): regions scaled, masks and crops resized."""
     header, items = _check_segs(segs, improvements.follow_motion)
     if header == frame_size or 0 in header:
         return header, items
     scale = scale_region_by_side if improvements.scale_regions else scale_region
-    return frame_size, [_scale_seg(i, seg, header, frame_size, scale) for i, seg in enumerate(items)]
+    return frame_size, [_scale_seg(i, seg, header, frame_size, scale, pass_order) for i, seg in enumerate(items)]
 
 
 def _check_segs(segs: Any, box_per_frame: bool) -> SEGS:
@@ -225,7 +232,14 @@ def _check_order(index: int, bbox: Any) -> None:
         )
 
 
-def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[int, int], scale: ScaleRegion) -> SEG:
+def _scale_seg(
+    index: int,
+    seg: SEG,
+    header: tuple[int, int],
+    frame_size: tuple[int, int],
+    scale: ScaleRegion,
+    pass_order: ops.PassOrder,
+) -> SEG:
     region = scale(seg.crop_region, header, frame_size)
     width, height = region[2] - region[0], region[3] - region[1]
     if width <= 0 or height <= 0:
@@ -238,7 +252,8 @@ def _scale_seg(index: int, seg: SEG, header: tuple[int, int], frame_size: tuple[
     image = seg.cropped_image
     if image is not None:
         pixels = images_of(seg, index)
-        image = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), (width, height))
+        whole = (0, 0, pixels.shape[2], pixels.shape[1])
+        image = ops.crop_resize(pixels, whole, (width, height), pass_order=pass_order)
     return seg._replace(
         cropped_image=image,
         cropped_mask=scaled_mask if mask.ndim == 3 else scaled_mask[0].numpy(),

@@ -43,6 +43,7 @@ class Painter:
     refiner: Refiner | None = None
     improvements: Improvements = REFERENCE
     hooks: Hooks = NO_HOOKS
+    pass_order: ops.PassOrder = "pillow13"
 
 
 Paste: TypeAlias = Callable[[slice, Tensor, Tensor], None]
@@ -61,10 +62,12 @@ def detail_segment(
     source, region = _pixels_to_paint(canvas, plan)
     with timed(observer, index, "encode"):
         if hooks.has("post_upscale"):
-            upscaled = ops.crop_resize(source.on_host(region), _whole(region), plan.work_size)
+            upscaled = ops.crop_resize(
+                source.on_host(region), _whole(region), plan.work_size, pass_order=painter.pass_order
+            )
             source = canvas.beside(hooks.post_upscale(upscaled))
             region = (0, 0, *plan.work_size)
-        latent = encode_crop(source, region, plan.work_size, painter.vae)
+        latent = encode_crop(source, region, plan.work_size, painter.vae, pass_order=painter.pass_order)
     mask = sampling_mask(plan, frame_count, painter.noise_mask_feather, painter.improvements)
     latent, mask = hooks.post_encode(latent, mask)
     painter = _for_segment(painter, plan, (canvas.shape[1], canvas.shape[2]))
@@ -77,7 +80,10 @@ def detail_segment(
         )
     latent = hooks.pre_decode(latent, mask)
     if plan.track is None and not hooks.has("post_decode"):
-        return decode_crop(latent, plan.crop_size, painter.vae, canvas, partial(timed, observer, index), paste)
+        return decode_crop(
+            latent, plan.crop_size, painter.vae, canvas, partial(timed, observer, index), paste,
+            pass_order=painter.pass_order,
+        )  # fmt: skip
     with timed(observer, index, "decode"):
         crops = _decode_whole(latent, plan, painter, canvas)
     if paste is not None:
@@ -89,9 +95,10 @@ def _decode_whole(latent: Tensor, plan: SegmentPlan, painter: Painter, canvas: C
     """All frames at once, on the host: for a hook that looks at them, or a window that lies elsewhere in each."""
     if painter.hooks.has("post_decode"):
         pixels = painter.hooks.post_decode(decode_pixels(latent, painter.vae))
-        crops = ops.crop_resize(pixels, (0, 0, pixels.shape[2], pixels.shape[1]), plan.crop_size)
+        whole = (0, 0, pixels.shape[2], pixels.shape[1])
+        crops = ops.crop_resize(pixels, whole, plan.crop_size, pass_order=painter.pass_order)
     else:
-        crops = decode_crop(latent, plan.crop_size, painter.vae, ON_HOST)
+        crops = decode_crop(latent, plan.crop_size, painter.vae, ON_HOST, pass_order=painter.pass_order)
     if plan.track is None:
         return crops
     assert plan.crop_region is not None  # only crops of frames are followed
@@ -137,7 +144,14 @@ def with_controls(canvas: Canvas, plan: SegmentPlan, painter: Painter) -> tuple[
     return replace(painter, positive=positive, negative=negative), images
 
 
-def encode_crop(canvas: Canvas, crop_region: CropRegion, work_size: tuple[int, int], vae: VaeRunner) -> Tensor:
+def encode_crop(
+    canvas: Canvas,
+    crop_region: CropRegion,
+    work_size: tuple[int, int],
+    vae: VaeRunner,
+    *,
+    pass_order: ops.PassOrder = "pillow13",
+) -> Tensor:
     """Latents (f, 4, lh, lw) of a crop of ``canvas``, enlarged to ``work_size`` (width, height).
 
     All batches go through one buffer: the first write to fresh memory costs more than what is computed into it.
@@ -150,7 +164,8 @@ def encode_crop(canvas: Canvas, crop_region: CropRegion, work_size: tuple[int, i
     for part in parts(frame_count, batch):
         crop = canvas.crop(part, crop_region)
         into = pixels[: len(crop)]
-        latents.append(vae.encode(ops.crop_resize_to_vae_into(into, crop, _whole(crop_region), work_size)))
+        ops.crop_resize_to_vae_into(into, crop, _whole(crop_region), work_size, pass_order=pass_order)
+        latents.append(vae.encode(into))
     return torch.cat(latents)
 
 
@@ -161,6 +176,8 @@ def decode_crop(
     canvas: Canvas,
     timer: Callable[[str], AbstractContextManager[None]] = lambda stage: nullcontext(),
     paste: Paste | None = None,
+    *,
+    pass_order: ops.PassOrder = "pillow13",
 ) -> Tensor:
     """Pixels (f, h, w, 3) in 0..1 of ``crop_size`` (width, height) from latents (f, 4, lh, lw), on the host and made on
     ``canvas.device``; ``paste`` and when they are there as in detail_segment."""
@@ -169,7 +186,7 @@ def decode_crop(
         kept = crops[part]
         with timer("decode"):
             patch = canvas.room_for(kept)
-            ops.resize_from_vae_into(patch, vae.decode(latents[part]).to(canvas.device))
+            ops.resize_from_vae_into(patch, vae.decode(latents[part]).to(canvas.device), pass_order=pass_order)
             canvas.keep(patch, kept)
         if paste is not None:
             paste(part, patch, kept)

@@ -137,10 +137,7 @@ class Runners:
         return self.backend != "torch" and self.place.device.type == "cuda"
 
     def _capability(self) -> str | None:
-        """The GPU's compute capability, None without one."""
-        if self.place.device.type != "cuda":
-            return None
-        return "{}.{}".format(*torch.cuda.get_device_capability(self.place.device))
+        return capability_of(self.place.device)
 
     def _engines(self, component: Component) -> Callable[[], list[Session]] | None:
         """Opens those that were built for these files, this precision and this GPU. None where there are none, and a
@@ -205,6 +202,11 @@ class Runners:
         job = Job(component, self.files, Identity(source, target, [profile]), variant)
         entry, _ = build(job, self.store, None, check=False)
         return OnnxSession(entry.parts[0].path, inputs_of(entry), [profile])
+
+
+def capability_of(device: torch.device) -> str | None:
+    """A GPU's compute capability, "8.9"; None of what is no GPU."""
+    return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else None
 
 
 @cache

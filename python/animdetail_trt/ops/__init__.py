@@ -4,6 +4,7 @@
 """
 
 from animdetail_trt.ops.native import (
+    PassOrder,
     alpha_paste,
     crop_resize,
     crop_resize_into,
@@ -22,6 +23,7 @@ from animdetail_trt.ops.native import (
 )
 
 __all__ = [
+    "PassOrder",
     "alpha_paste",
     "crop_resize",
     "crop_resize_into",
