@@ -175,3 +175,15 @@ def test_a_damaged_engine_ends_in_torch(
         assert far(pipe.model.unet(x, 1.0, TOKENS[:1]), expected) < 1e-5
     assert "is damaged" in caplog.text
     assert list((tmp_path / "set-aside").rglob("unet-*.plan"))
+
+
+def test_bindings_that_are_not_as_expected_end_in_torch(
+    tiny: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(ModelFiles(tiny / "tiny_sd15.safetensors"), tmp_path, library)
+    del library.TensorIOMode  # type: ignore[attr-defined]
+    pipe, x = load(tiny, tmp_path), latents(1, 2, 8, 8)
+    expected = load(tiny, tmp_path, backend="torch").model.unet(x, 1.0, TOKENS[:1])
+    with caplog.at_level(logging.WARNING, "animdetail_trt"):
+        assert far(pipe.model.unet(x, 1.0, TOKENS[:1]), expected) < 1e-5
+    assert "failed unexpectedly, AttributeError: 'Library' object has no attribute 'TensorIOMode'" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
@@ -91,7 +93,7 @@ class Runners:
         rungs: list[Rung[UNetRunner]] = []
         load: Callable[[], UNet]
         if sessions := self._engines("unet"):
-            rungs = [Rung("the engine", lambda: GraphUNet(sessions(), **about))]
+            rungs = [Rung("the engine", lambda: GraphUNet(sessions(), **about), self._guard)]
             # Read again where it is needed: kept, the tensors would fill memory for nothing.
             load = cache(partial(_load_unet, self.files, self.place))
         else:
@@ -111,7 +113,10 @@ class Runners:
         if self.backend == ONNXRUNTIME:
             return GraphUNet([self._exported("unet", _ALL_INPUTS)], **about)
         sessions = self._engines("unet")
-        return None if sessions is None else GraphUNet(sessions(), **about)
+        if sessions is None:
+            return None
+        with self._guard():
+            return GraphUNet(sessions(), **about)
 
     def vae(self, parts: Parts) -> VaeRunner:
         device = self.vae_place.device
@@ -121,7 +126,7 @@ class Runners:
         load: Callable[[], torch.nn.Module]
         encoders, decoders = self._engines("vae_encoder"), self._engines("vae_decoder")
         if encoders and decoders:
-            rungs = [Rung("the engine", lambda: GraphVae(encoders(), decoders(), device=device))]
+            rungs = [Rung("the engine", lambda: GraphVae(encoders(), decoders(), device=device), self._guard)]
             load = cache(partial(_load_vae, self.files, self.vae_place))
         else:
             vae = self.files.vae_module(parts, self.vae_place)
@@ -130,6 +135,10 @@ class Runners:
         if self._may_leave_gpu:
             rungs.append(Rung("torch on the CPU", lambda: TorchVae(_load_vae(self.files, _CPU))))
         return LadderVae(rungs, device=device) if len(rungs) > 1 else rungs[0].get()
+
+    def _guard(self) -> AbstractContextManager[None]:
+        """Around engines: none of them has run on every card, nor with every version of their libraries."""
+        return engine_failures(self.place.device)
 
     @property
     def _may_leave_gpu(self) -> bool:
