@@ -55,7 +55,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     monkeypatch.setattr(engines, "build_plan", build_plan)
     monkeypatch.setattr(runners, "installed_flavours", lambda: [flavour])
     monkeypatch.setattr(runners, "load_flavour", lambda name: flavour)
-    monkeypatch.setattr(runners, "_workspace", lambda device, budget: workspace)
+    monkeypatch.setattr(runners, "workspace_of", lambda device, budget: workspace)
     monkeypatch.setattr(runners.Runners, "_capability", lambda self: "8.9")
     return library
 

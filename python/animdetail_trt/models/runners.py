@@ -37,7 +37,7 @@ from animdetail_trt.models.unet import UNet, unet_config
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import FLAVOUR_NAMES, Flavour, installed_flavours, load_flavour
 from animdetail_trt.trt.identity import Component, Identity, Target
-from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.memory import workspace_of
 from animdetail_trt.trt.onnx_session import OnnxSession
 from animdetail_trt.trt.optional import optional
 from animdetail_trt.trt.profile import Profile, Range
@@ -58,7 +58,7 @@ class Runners:
     """Makes the runners of a pipe's models.
 
     device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
-    engine_dir: of the engines; vram_budget: bytes that they may take; digests: of the files, where they are known
+    engine_dir: of the engines; vram_budget: bytes that all on this card may take, as ``workspace_of`` says; digests: of the files, where they are known
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Runners:
         return [entry for entry in entries if (entry.identity.source.settings or {})["refittable"]]
 
     def _session(self, flavour: Flavour, entry: Entry, **options: Any) -> EngineSession:
-        workspace = _workspace(self.place.device, self.vram_budget)
+        workspace = workspace_of(self.place.device, self.vram_budget)
         return EngineSession(
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
             self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
@@ -214,12 +214,6 @@ class Runners:
         job = Job(component, self.files, Identity(source, target, [profile]), variant)
         entry, _ = build(job, self.store, None, check=False)
         return OnnxSession(entry.parts[0].path, inputs_of(entry), [profile])
-
-
-@cache
-def _workspace(device: torch.device, budget: int | None) -> Workspace:
-    """One for all pipes: a refiner's engine shares the buffer with the UNet's and the VAE's."""
-    return Workspace(device, budget)
 
 
 def _volume(entry: Entry) -> int:
