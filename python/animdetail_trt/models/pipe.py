@@ -91,11 +91,11 @@ def load_pipe(
         and torch where there are none or they do not fit; torch; compile (torch.compile); tensorrt, tensorrt_rtx: as
         auto, and an error where there are none; onnxruntime: the exported graphs on the CPU, to check them
     engine_dir: where engines lie, by default where build-engines puts them
-    vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The last
-        pipe that gives one sets it, also for those before; None leaves it as it is, which is unbounded at first
+    vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The
+        last pipe that gives one sets it, also for those before; None leaves it as it is, which is unbounded at first
 
-    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name or a value that
-    cannot be.
+    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name
+    or a value that cannot be.
     """
     vae_file, vae_runner = _file_or_runner(vae)
     files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
@@ -103,8 +103,8 @@ def load_pipe(
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
     if vram_budget is not None and not (is_whole(vram_budget) and vram_budget > 0):
         raise InputError(
-            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give 8_000_000_000, "
-            "for no bound None"
+            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give "
+            "8_000_000_000, for no bound None"
         )
     if beta_schedule != "autoselect":
         check_beta_schedule(beta_schedule)

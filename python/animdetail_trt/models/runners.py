@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -58,7 +57,8 @@ class Runners:
     """Makes the runners of a pipe's models.
 
     device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
-    engine_dir: of the engines; vram_budget: bytes that all on this card may take, as ``workspace_of`` says; digests: of the files, where they are known
+    engine_dir: of the engines; vram_budget: bytes that those on this card may take, see ``workspace_of``
+    digests: of the files, where they are known
     """
 
     def __init__(
@@ -163,7 +163,9 @@ class Runners:
                 return lambda: [self._session(flavour, entry) for entry in entries]
             if bases := self._refittable(component, flavour):
                 logger.info("%s: %s, the LoRAs are put into the engine of the checkpoint", component, flavour.name)
-                return lambda: [self._refitted(flavour, entry) for entry in bases]
+                # Read when the first of them is loaded, and the same for all: they hold the whole UNet.
+                weights = cache(partial(lora_weights, self.files, PRECISIONS[self.place.dtype]))
+                return lambda: [self._session(flavour, entry, weights_at_load=weights) for entry in bases]
         if self.backend in FLAVOUR_NAMES:
             raise no_engine(component, self.backend, self.files)
         why = (
@@ -196,14 +198,6 @@ class Runners:
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
             self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
         )  # fmt: skip
-
-    def _refitted(self, flavour: Flavour, entry: Entry) -> EngineSession:
-        start = time.perf_counter()
-        base, changed = lora_weights(self.files, entry.identity.source.precision)
-        session = self._session(flavour, entry, base_weights=base)
-        coverage = session.set_weights(changed)
-        logger.info("LoRA: the engine took %s in %.1f s", coverage, time.perf_counter() - start)
-        return session
 
     def _exported(self, component: Component, variant: UNetVariant = VARIANTS[0]) -> Session:
         """The graph as onnxruntime runs it; it is exported where the store has none."""

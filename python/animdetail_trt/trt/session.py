@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,6 +118,7 @@ class EngineSession(Session):
             of its own; 0 for none. TensorRT-RTX captures them itself.
         runtime_cache: the file for what TensorRT-RTX compiles.
         base_weights: those that the plan was built with, on the CPU; needed by :meth:`set_weights`.
+        weights_at_load: gives base_weights, and those to be set in their place, when the plan is first loaded.
         weight_names: the plan's names of weights where they differ from the base's.
     """
 
@@ -132,6 +134,7 @@ class EngineSession(Session):
         cuda_graphs: int = 4,
         runtime_cache: Path | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
+        weights_at_load: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None,
         weight_names: Mapping[str, str] | None = None,
     ) -> None:
         if device.type != workspace.device.type or device.index not in (None, workspace.device.index):
@@ -147,6 +150,7 @@ class EngineSession(Session):
         self._replays = Replays(cuda_graphs, workspace.synchronize)
         self._execution: Execution | None = None
         self._base_weights = base_weights
+        self._weights_at_load = weights_at_load
         self._weight_names = weight_names or {}
         self._refit: Refit | None = None
         self._changed: Mapping[str, Tensor] = {}
@@ -206,6 +210,9 @@ class EngineSession(Session):
     def _load(self) -> Execution:
         if self._execution is not None:
             return self._execution
+        if self._weights_at_load is not None:
+            self._base_weights, self._changed = self._weights_at_load()
+            self._weights_at_load = None
         plan = self._plan_reader()
         self.workspace.admit(self, memoryview(plan).nbytes)
         try:
@@ -292,4 +299,7 @@ class EngineSession(Session):
                 self._weight_names,
                 self.workspace,
             )
-        return self._refit.set_weights(changed)
+        start = time.perf_counter()
+        coverage = self._refit.set_weights(changed)
+        logger.info("the engine took %s in %.1f s", coverage, time.perf_counter() - start)
+        return coverage
