@@ -8,6 +8,10 @@ a session must survive of them is imitated, and exaggerated:
   output that lies in it is lost;
 - asking how much of it a shape needs takes away what was lent before;
 - after a change of shapes a run must have been made before one is captured;
+- a graph is tied to the state of the context that it was captured from: launching it when that was changed or freed
+  since is an error;
+- TensorRT for RTX captures anew whenever shapes, memory or an address are others than at the context's last run
+  (``called("captured_itself")``);
 - weights are read where they lie when the engine is refitted, not when they are set;
 - the first logger that it is given is kept, every other is ignored.
 
@@ -20,6 +24,7 @@ import ctypes
 import enum
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -319,6 +324,12 @@ class Context:
         self.memory = (0, 0)
         self.settled = False  # a run was made since the shapes changed
         self._outputs: dict[tuple[Any, ...], dict[str, tuple[int, ...]]] = {}
+        self._captured: Any = None
+
+    @property
+    def _state(self) -> Any:
+        """What a CUDA graph is specific to."""
+        return self.profile, dict(self.shapes), dict(self.addresses), self.memory
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._called("set_optimization_profile_async", index)
@@ -403,25 +414,35 @@ class Context:
         elif not self.settled:
             return self._refuse("enqueueV3", "cannot be captured before a run has settled the new shapes")
         run = self._closure(needed)
-        run() if self.trt.recording is None else self.trt.recording.append(run)
+        if self.trt.recording is not None:
+            self.trt.recording.append(_graph(self, run))
+            return True
+        config = self.config
+        if isinstance(config, RtxRuntimeConfig) and config.cuda_graph_strategy is CudaGraphStrategy.WHOLE_GRAPH_CAPTURE:
+            if self._captured != self._state:
+                self._called("captured_itself", self.shapes)
+            self._captured = self._state
+        run()
         return True
 
     def _closure(self, needed: int) -> Callable[[], None]:
         """The run with the shapes and addresses of this moment."""
-        shapes, addresses, memory = dict(self.shapes), dict(self.addresses), self.memory[0]
-        outputs = [value.name for value in self.engine.model.graph.output]
+        _, shapes, addresses, (memory, _) = self._state
+        engine, config = self.engine, self.config
+        outputs = [value.name for value in engine.model.graph.output]
+        dtypes = {name: self._dtype(name) for name in shapes}
 
         def run() -> None:
             _scribble(memory, needed)
-            feed = {name: _read(addresses[name], shape, self._dtype(name)) for name, shape in shapes.items()}
-            for name, array in zip(outputs, self.engine.session.run(None, feed), strict=True):
+            feed = {name: _read(addresses[name], shape, dtypes[name]) for name, shape in shapes.items()}
+            for name, array in zip(outputs, engine.session.run(None, feed), strict=True):
                 array = np.ascontiguousarray(array)
                 ctypes.memmove(addresses[name], array.ctypes.data, array.nbytes)
             _scribble(memory, needed)
-            if isinstance(self.config, RtxRuntimeConfig) and self.config.cache is not None:
+            if isinstance(config, RtxRuntimeConfig) and config.cache is not None:
                 kernel = str(sorted(shapes.items()))
-                if kernel not in self.config.cache.kernels:
-                    self.config.cache.kernels.append(kernel)
+                if kernel not in config.cache.kernels:
+                    config.cache.kernels.append(kernel)
 
         return run
 
@@ -439,6 +460,19 @@ class Context:
             Severity.ERROR, f"IExecutionContext::{function}: Error Code 3: API Usage Error ({complaint})"
         )
         return False
+
+
+def _graph(context: Context, run: Callable[[], None]) -> Callable[[], None]:
+    """``run`` as it was captured from the context, which it does not keep alive."""
+    captured_from, state = weakref.ref(context), context._state
+
+    def launch() -> None:
+        source = captured_from()
+        assert source is not None, "the context that the graph was captured from is gone"
+        assert source._state == state, "the context that the graph was captured from has been changed since"
+        run()
+
+    return launch
 
 
 class Refitter:

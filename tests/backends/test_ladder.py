@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
-from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.errors import DeviceError, EngineError, InputError, UncoveredError
 
 CPU = torch.device("cpu")
 LATENTS, TOKENS = torch.zeros(2, 3, 4, 8, 8), torch.zeros(2, 1, 77, 64)
@@ -99,6 +101,69 @@ def test_a_rung_that_cannot_be_made_is_passed_over() -> None:
     ladder = LadderUNet([Rung("a", fails), Rung("b", lambda: Model(2))], positions=None, token_dim=64, device=CPU)
     assert run(ladder) == 2
     assert ladder.frames_per_call(64, 64) == 16
+
+
+def guarded(*models: Model, device: torch.device = CPU) -> LadderUNet:
+    """A ladder whose first rung is an engine's."""
+    ladder = unet(*models)
+    ladder.ladder.rungs[0].guard = partial(engine_failures, device)
+    return ladder
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("'IRuntimeConfig' object has no attribute 'cuda_graph_strategy'"),
+        TypeError("incompatible function arguments:\n    1. (self, arg0: int)"),
+        RuntimeError(""),
+        KeyError("DataType.FP4"),
+        PermissionError(13, "Permission denied"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_engine_that_fails_as_nobody_foresaw_is_passed_over(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Model(1, lambda x: error)
+    ladder = guarded(broken, Model(2))
+    with caplog.at_level(logging.WARNING):
+        assert [run(ladder), run(ladder)] == [2, 2]
+    assert broken.calls == [2], "and not tried again"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("UNet: rung 1 instead of rung 0: the engine failed unexpectedly, ")
+    assert f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:60] in line
+    assert "\n" not in line
+
+
+def test_what_the_engine_is_not_to_blame_for_passes() -> None:
+    for error in (InputError("wrong"), MemoryError("full"), UncoveredError("no"), torch.OutOfMemoryError("full")):
+        with pytest.raises(type(error)), engine_failures(CPU):
+            raise error
+    with pytest.raises(KeyboardInterrupt):
+        run(guarded(Model(1, lambda x: KeyboardInterrupt()), Model(2)))  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError):
+        run(unet(Model(1, lambda x: TypeError("a mistake of ours")), Model(2)))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), EngineError("cannot run")])
+def test_a_gpu_that_answers_nothing_any_more_ends_the_run(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    asked: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    cuda, failing = torch.device("cuda", 1), Model(1, lambda x: error)
+    assert run(guarded(failing, Model(2), device=cuda)) == 2, "it answers"
+    assert asked == [cuda]
+
+    def dead(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", dead)
+    below = Model(2)
+    with pytest.raises(
+        DeviceError, match=f"cuda:1 answers nothing any more in this process: .*{error}. Start it again"
+    ):
+        run(guarded(failing, below, device=cuda))
+    assert below.calls == []
 
 
 def test_the_last_ones_error_is_the_callers() -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from animdetail_trt.cli.build_engines import parse_sm
 from animdetail_trt.cli.detail import parse_rate
 from animdetail_trt.extras import install_command
 from clips import write_mask
@@ -286,3 +287,8 @@ def test_a_sheet_too_tall_for_its_format(refused: Callable[..., str], segs: Path
     entries = ", ".join(['{"bbox": [10, 10, 40, 40]}'] * 20)
     segs.write_text(f'{{"size": [48, 64], "segs": [{entries}]}}')
     assert "Use fewer --preview-rows" in refused(preview=tmp_path / "sheet.webp", preview_rows=64)
+
+
+@pytest.mark.parametrize(("text", "capability"), [("89", "8.9"), ("8.9", "8.9"), ("120", "12.0"), ("12.0", "12.0")])
+def test_target_sm(text: str, capability: str) -> None:
+    assert parse_sm(text) == capability

@@ -26,7 +26,7 @@ from animdetail_trt.trt.flavour import Card
 from animdetail_trt.trt.identity import GRAPH_VERSION, Identity, Source, Target
 from animdetail_trt.trt.layout import bytes_of
 from animdetail_trt.trt.profile import Profile, Range
-from animdetail_trt.trt.sidecar import Entry
+from animdetail_trt.trt.sidecar import Entry, Part
 from animdetail_trt.trt.store import Build, Store
 
 TARGET = Target("tensorrt_rtx", "1.7.1", "8.9")
@@ -350,7 +350,7 @@ def test_verify_says_which_and_how_to_rebuild(engines: Callable[..., Any], store
     whole, damaged = add(store), add(store, profiles=(WIDE,))
     assert engines("verify").code == 0
     damage(damaged)
-    outcome = engines("verify")
+    outcome = engines("verify", "--report-only")
     assert outcome.code == 1
     assert f"{whole.name}: whole, 4 kB" in outcome.out
     assert f"{damaged.name}: damaged: the bytes of {damaged.plan.name} have changed" in outcome.out
@@ -373,7 +373,7 @@ def test_verify_sees_what_is_listed_nowhere(engines: Callable[..., Any], store: 
 def test_verify_leaves_a_later_versions_engine_alone(engines: Callable[..., Any], store: Store) -> None:
     newer = add(store)
     newer.sidecar.write_text(json.dumps(json.loads(newer.sidecar.read_text()) | {"format": 99}))
-    outcome = engines("verify", "--set-aside")
+    outcome = engines("verify")
     assert (outcome.code, outcome.out) == (0, "")
     assert f"{newer.name} is passed over" in outcome.err
     assert newer.plan.exists()
@@ -382,12 +382,31 @@ def test_verify_leaves_a_later_versions_engine_alone(engines: Callable[..., Any]
 def test_verify_sets_aside(engines: Callable[..., Any], store: Store) -> None:
     whole, damaged = add(store), add(store, profiles=(WIDE,))
     damage(damaged)
-    outcome = engines("verify", "--set-aside")
+    outcome = engines("verify")
     assert outcome.code == 1
     assert f"set aside in {store.folder / 'set-aside'}" in outcome.out
     assert names(store) == {whole.name}
     assert engines("verify").code == 0
+    assert damaged.name not in engines("list").out
     assert list(store.folder.glob("set-aside/*/*.plan"))
+    outcome = engines("prune", "--yes")
+    assert f"set aside: the bytes of {damaged.plan.name} have changed" in outcome.out
+    assert not list(store.folder.glob("set-aside/*"))
+
+
+def test_verify_moves_nothing_that_it_cannot_read(
+    engines: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = add(store)
+
+    def closed(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Part, "mapped", closed)
+    outcome = engines("verify")
+    assert outcome.code == 1
+    assert f"{entry.plan.name} cannot be read: Permission denied" in outcome.out
+    assert names(store) == {entry.name}
 
 
 def test_a_name_may_be_cut_short(engines: Callable[..., Any], store: Store) -> None:

@@ -22,7 +22,7 @@ from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, UNetFiles, Weights, engines_for
-from animdetail_trt.errors import EngineError, UncoveredError
+from animdetail_trt.errors import DeviceError, EngineError, UncoveredError
 from golden_cases import relative_norm
 
 INTERFACE = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
@@ -263,6 +263,34 @@ def test_uncovered_calls_go_to_the_untouched_model(
     assert [record.getMessage().count("256 to 512") for record in caplog.records] == [1]
 
 
+def test_a_runner_that_fails_is_not_tried_again(
+    wrapped: Accelerated, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def fail(*_: Any) -> Tensor:
+        calls.append(1)
+        raise AttributeError("no such binding\nand more")
+
+    wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
+    args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert wrapped(lambda x, t, **c: untouched, args) is untouched
+    assert (len(calls), wrapped.fallbacks) == (1, 3)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "torch failed unexpectedly, AttributeError: no such binding. Use" in line
+
+
+def test_comfyui_is_not_asked_of_a_gpu_that_answers_nothing(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    def fail(*_: Any) -> Tensor:
+        raise DeviceError("the engine failed, and cuda:0 answers nothing any more")
+
+    wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
+    with pytest.raises(DeviceError, match="answers nothing"):
+        wrapped(_unused, _arguments(pipe))
+
+
 def test_another_wrapper_stays_around(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
     args = _arguments(pipe)
     alone = wrapped(_unused, args)
@@ -374,7 +402,7 @@ def test_every_error_of_a_runner_but_the_interrupt(wrapped: Accelerated, pipe: a
     wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
     untouched = torch.ones(6, 4, 8, 8)
     assert wrapped(lambda x, t, **c: untouched, _arguments(pipe)) is untouched
-    error = stand_in.InterruptedByUserError()
+    error, wrapped.runner.broken = stand_in.InterruptedByUserError(), None
     with pytest.raises(stand_in.InterruptedByUserError):
         wrapped(_unused, _arguments(pipe))
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 import animdetail_trt as adt
+from animdetail_trt.backends.graph_backend import GraphUNet
 from animdetail_trt.errors import UnavailableError
 from animdetail_trt.models import engines, runners
-from animdetail_trt.models.engines import UNetVariant, jobs_for
+from animdetail_trt.models.engines import UNetVariant, jobs_for, lora_weights
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.trt.builder import Built
 from animdetail_trt.trt.digests import Digests
@@ -55,7 +56,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     monkeypatch.setattr(engines, "build_plan", build_plan)
     monkeypatch.setattr(runners, "installed_flavours", lambda: [flavour])
     monkeypatch.setattr(runners, "load_flavour", lambda name: flavour)
-    monkeypatch.setattr(runners, "_workspace", lambda device, budget: workspace)
+    monkeypatch.setattr(runners, "workspace_of", lambda device, budget: workspace)
     monkeypatch.setattr(runners.Runners, "_capability", lambda self: "8.9")
     return library
 
@@ -146,19 +147,32 @@ def test_no_engine_is_taken_for_another(
 
 
 def test_a_lora_is_put_into_a_refittable_engine(
-    tiny: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+    tiny: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(ModelFiles(tiny / "tiny_sd15.safetensors"), tmp_path, library, UNetVariant(refittable=True))
+    refittable = runners.Runners._refittable
+    monkeypatch.setattr(runners.Runners, "_refittable", lambda *given: refittable(*given) * 2)  # two, of one plan
+    reads: list[Any] = []
+    monkeypatch.setattr(runners, "lora_weights", lambda *given: reads.append(given) or lora_weights(*given))
     x = latents(2, 3, 9, 8)
     loras = {"loras": [(tiny / "tiny_lora.safetensors", 0.8)]}
     before = load(tiny, tmp_path).model.unet(x, 300.0, TOKENS)
     expected = load(tiny, tmp_path, backend="torch", **loras).model.unet(x, 300.0, TOKENS)
+    loads = len(library.called("deserialize_cuda_engine"))
     with caplog.at_level(logging.INFO, "animdetail_trt"):
         pipe = load(tiny, tmp_path, **loras)
+        assert reads == []
         out = pipe.model.unet(x, 300.0, TOKENS)
     assert far(out, expected) < 1e-5
     assert far(out, before) > 1e-2
-    assert "LoRA: the engine took " in caplog.text
+    assert "the LoRAs are put into the engine" in caplog.text
+    assert "the engine took " in caplog.text
+    assert len(library.called("deserialize_cuda_engine")) == loads + 1, "the one that is used"
+    sessions = pipe.model.unet.ladder.rungs[0].get().sessions
+    second = GraphUNet(sessions[1:], positions=None, token_dim=64, device=torch.device("cpu"))
+    assert torch.equal(second(x, 300.0, TOKENS), out)
+    assert len(reads) == 1
+    assert sessions[0]._base_weights is sessions[1]._base_weights
     assert torch.equal(load(tiny, tmp_path).model.unet(x, 300.0, TOKENS), before)
 
 
@@ -175,3 +189,15 @@ def test_a_damaged_engine_ends_in_torch(
         assert far(pipe.model.unet(x, 1.0, TOKENS[:1]), expected) < 1e-5
     assert "is damaged" in caplog.text
     assert list((tmp_path / "set-aside").rglob("unet-*.plan"))
+
+
+def test_bindings_that_are_not_as_expected_end_in_torch(
+    tiny: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(ModelFiles(tiny / "tiny_sd15.safetensors"), tmp_path, library)
+    del library.TensorIOMode  # type: ignore[attr-defined]
+    pipe, x = load(tiny, tmp_path), latents(1, 2, 8, 8)
+    expected = load(tiny, tmp_path, backend="torch").model.unet(x, 1.0, TOKENS[:1])
+    with caplog.at_level(logging.WARNING, "animdetail_trt"):
+        assert far(pipe.model.unet(x, 1.0, TOKENS[:1]), expected) < 1e-5
+    assert "failed unexpectedly, AttributeError: 'Library' object has no attribute 'TensorIOMode'" in caplog.text

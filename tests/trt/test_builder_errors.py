@@ -57,9 +57,9 @@ def test_a_card_that_rtx_does_not_know(refused: Refused) -> None:
     )
 
 
-@pytest.mark.parametrize("sm", ["x", "8", "8.9.0.1"])
+@pytest.mark.parametrize("sm", ["x", "8", "8.9.0.1", "8.90", "12", "1.2", "1200", "sm_89"])
 def test_no_compute_capability(refused: Refused, sm: str) -> None:
-    assert f"'{sm}' is no compute capability. Write 89 for 8.9" in refused("--target-sm", sm)
+    assert f"'{sm}' is no compute capability. Write 89 or 8.9, and 120 or 12.0" in refused("--target-sm", sm)
 
 
 @needs_rtx

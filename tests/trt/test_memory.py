@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animdetail_trt.errors import UncoveredError
-from animdetail_trt.trt.memory import Residency, Workspace, in_words
+from animdetail_trt.trt import memory
+from animdetail_trt.trt.memory import Residency, Workspace, in_words, workspace_of
 from animdetail_trt.trt.profile import Inputs, Profile, Range
 from animdetail_trt.trt.session import EngineSession
 from fake_tensorrt import FakeTensorRT, affine_model, plan_bytes
@@ -184,6 +185,34 @@ def test_the_budget_always_holds(weights: list[int], runs: list[tuple[int, int]]
             assert workspace.size >= size
         assert engine.resident
         assert workspace.residency.weights + workspace.size <= 100
+
+
+def test_a_smaller_budget_holds_at_once_and_a_larger_one_for_what_comes() -> None:
+    workspace = Workspace(CPU)
+    first, second = Loaded(workspace, 30), Loaded(workspace, 40)
+    lend(workspace, second, 100)
+    workspace.bound(200)
+    assert (first.resident, second.resident, workspace.size) == (True, True, 100)
+    workspace.bound(100)
+    assert (first.resident, second.resident, workspace.size) == (True, True, 0), "the buffer grows again, to less"
+    workspace.bound(50)
+    assert (first.resident, second.resident) == (False, True)
+    with pytest.raises(UncoveredError, match="the budget is 50 bytes"):
+        lend(workspace, second, 11)
+    workspace.bound(51)
+    lend(workspace, second, 11)
+
+
+def test_a_card_has_one_workspace_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_workspaces", {})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    workspace = workspace_of(torch.device("cuda"), None)
+    assert workspace.residency.budget is None
+    for name, budget, holds in (("cuda:1", 8, 8), ("cuda", None, 8), ("cuda", 9, 9), ("cuda:1", 7, 7)):
+        assert workspace_of(torch.device(name), budget) is workspace
+        assert workspace.residency.budget == holds
+    assert workspace_of(torch.device("cuda:0"), 5) is not workspace
+    assert workspace.residency.budget == 7
 
 
 def test_sessions_take_turns_within_a_budget(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import EngineError, InputError, UncoveredError
-from animdetail_trt.trt import runtime_cache, session
+from animdetail_trt.trt import execution, runtime_cache, session
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.profile import Inputs, Profile, Range
@@ -489,16 +489,64 @@ def test_unloading_drops_captures(open_session: Any, captures: list[str]) -> Non
     assert torch.equal(engine.run({"x": x}), affine(x))
 
 
+def prepared(engine: EngineSession, h: int, tensors: tuple[Tensor, Tensor]) -> execution.Context:
+    """A context of the engine's for pictures of h x 4, bound to input and output."""
+    assert engine._execution is not None
+    context = engine._execution.open_context()
+    engine.workspace.lend(engine, context.prepare(0, {"x": (1, 4, h, 4)}, 0), {})
+    context.lend_memory(engine.workspace.address, engine.workspace.size, engine.workspace.generation)
+    context.bind({"x": tensors[0]}, tensors[1])
+    return context
+
+
 def test_the_fake_refuses_a_capture_that_nothing_has_settled(open_session: Any, trt: FakeTensorRT) -> None:
     """So that the tests above could fail."""
     engine = open_session()
     engine.run({"x": batch()})
-    assert engine._execution is not None
-    engine._execution.prepare(0, {"x": (1, 4, 5, 5)}, 0)
-    engine.workspace.lend(engine, 400, {})
-    engine._execution.lend_memory(engine.workspace.address, engine.workspace.size, engine.workspace.generation)
+    context = prepared(engine, 5, (batch(h=5), batch(h=5)))
     with trt.capturing(), pytest.raises(EngineError, match="cannot be captured before a run"):
-        engine._execution.enqueue(0)
+        context.enqueue(0)
+
+
+@pytest.mark.parametrize("change", ["shapes", "memory", "addresses", "freed"])
+def test_the_fake_refuses_a_graph_whose_context_was_changed(
+    open_session: Any, trt: FakeTensorRT, workspace: Workspace, change: str
+) -> None:
+    """So that the tests above could fail."""
+    engine, x, out = open_session(), batch(h=5), batch(h=5)
+    engine.run({"x": batch(h=8)})
+    context = prepared(engine, 5, (x, out))
+    context.enqueue(0)
+    with trt.capturing() as recorded:
+        context.enqueue(0)
+    (launch,) = recorded
+    launch()
+    assert torch.equal(out, affine(x))
+    if change == "shapes":
+        context.prepare(0, {"x": (1, 4, 4, 4)}, 0)
+    elif change == "memory":
+        context.lend_memory(workspace.address, workspace.size - 1, -1)
+    elif change == "addresses":
+        context.bind({"x": x.clone()}, out)
+    else:
+        del context
+    with pytest.raises(AssertionError, match="gone" if change == "freed" else "has been changed"):
+        launch()
+
+
+def test_a_buffer_that_grows_for_a_capture_drops_the_other_captures(
+    open_session: Any, workspace: Workspace, captures: list[str]
+) -> None:
+    engine, x = open_session(), batch(h=4)
+    large = batch(2, 8, 8)
+    engine.run({"x": large})
+    workspace.release()
+    for _ in range(3):
+        engine.run({"x": x})  # captured with a buffer of its own size
+    assert torch.equal(engine.run({"x": large}), affine(large))  # captured too, with a larger one
+    assert captures[-1] == "capture"
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    assert captures[-2:] == ["capture", "capture"], "the first was captured anew"
 
 
 # TensorRT-RTX
@@ -509,17 +557,46 @@ def rtx() -> FakeTensorRT:
     return FakeTensorRT(rtx=True)
 
 
-def test_rtx_is_left_to_make_its_own_graphs(
-    open_session: Any, rtx: FakeTensorRT, captures: list[str], tmp_path: Path
+def strategies(rtx: FakeTensorRT) -> list[CudaGraphStrategy]:
+    configs = [config for (config,) in rtx.called("create_execution_context")]
+    assert all(config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED for config in configs)
+    return [config.cuda_graph_strategy for config in configs]
+
+
+def test_rtx_captures_itself_once_for_each_shape_that_comes_again(
+    open_session: Any, rtx: FakeTensorRT, captures: list[str]
 ) -> None:
-    for graphs, strategy in ((4, CudaGraphStrategy.WHOLE_GRAPH_CAPTURE), (0, CudaGraphStrategy.DISABLED)):
-        engine = open_session(rtx, cuda_graphs=graphs)
-        for _ in range(3):
-            engine.run({"x": batch()})
-        ((config,),) = rtx.called("create_execution_context")[-1:]
-        assert config.cuda_graph_strategy is strategy
-        assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+    engine = open_session(rtx)
+    engine.run({"x": batch(4, 16, 16)})  # the buffer is as large as it gets
+    for turn in range(4):
+        for h in (4, 5, 16):
+            x = batch(h=h, seed=turn)
+            assert torch.equal(engine.run({"x": x}), affine(x))
+    assert len(rtx.called("captured_itself")) == 3
+    own, ours = CudaGraphStrategy.WHOLE_GRAPH_CAPTURE, CudaGraphStrategy.DISABLED
+    assert strategies(rtx) == [ours, own, own, own], "runs at changing addresses would be captured each time"
     assert captures == []
+
+
+def test_rtx_makes_no_graphs_where_none_are_wanted(open_session: Any, rtx: FakeTensorRT, captures: list[str]) -> None:
+    engine = open_session(rtx, cuda_graphs=0)
+    for _ in range(4):
+        engine.run({"x": batch()})
+    assert strategies(rtx) == [CudaGraphStrategy.DISABLED]
+
+
+def test_rtx_contexts_share_the_compiled_kernels_and_the_time_to_write_them(
+    open_session: Any, rtx: FakeTensorRT, captures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, path = 1000.0, tmp_path / "unet.cache"
+    monkeypatch.setattr(runtime_cache.time, "monotonic", lambda: now)
+    engine = open_session(rtx, runtime_cache=path)
+    for _ in range(3):
+        engine.run({"x": batch()})
+    assert len({id(config.cache) for (config,) in rtx.called("create_execution_context")}) == 1
+    now += runtime_cache.SAVE_AFTER_S
+    engine.run({"x": batch()})  # launched, and the file is due all the same
+    assert path.read_bytes().count(b"\n") == 1
 
 
 def test_compiled_kernels_are_kept_for_the_next_process(open_session: Any, rtx: FakeTensorRT, tmp_path: Path) -> None:

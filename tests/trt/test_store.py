@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from animdetail_trt.errors import EngineError
+from animdetail_trt.trt import sidecar
+from animdetail_trt.trt.digests import sha256_of
 from animdetail_trt.trt.identity import Identity, Source, Target
 from animdetail_trt.trt.profile import Profile, Range
 from animdetail_trt.trt.sidecar import Entry
@@ -153,6 +156,34 @@ def test_companions_are_kept_and_checked(store: Store) -> None:
         store.read(entry)
     assert not weights.exists()
     assert store.entries() == []
+
+
+def test_an_engine_is_hashed_once_by_a_process_while_it_stays_as_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, hashed = add(store), []
+
+    def counted(file: FileIO) -> str:
+        hashed.append(file.name)
+        return sha256_of(file)
+
+    def age() -> None:
+        os.utime(entry.plan, (time.time() - 60, time.time() - 60))
+
+    monkeypatch.setattr(sidecar, "sha256_of", counted)
+    for _ in range(2):
+        store.read(entry).close()
+    assert len(hashed) == 2, "just written: its clock may not tell a change yet"
+    age()
+    for _ in range(3):
+        store.read(entry).close()
+    assert len(hashed) == 3
+    assert store.verify(entry) is None
+    assert len(hashed) == 4, "every byte, whatever is remembered"
+    flip(entry.plan, 3)
+    age()  # of the size and the date that it had
+    with pytest.raises(EngineError, match="have changed"):
+        store.read(entry)
 
 
 def test_commit_takes_only_whole_files_of_the_build(store: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,10 +22,11 @@ Result = TypeVar("Result")
 
 @dataclass
 class Rung(Generic[Runner]):
-    """One way. open: makes the runner when it is first needed."""
+    """One way. open: makes the runner when it is first needed; guard: put around opening it and every call of it."""
 
     name: str
     open: Callable[[], Runner]
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext
     runner: Runner | None = None
     broken: bool = False
     told: set[str] = field(default_factory=set)
@@ -56,7 +58,8 @@ class Ladder(Generic[Runner]):
             if rung.broken:
                 continue
             try:
-                result = call(rung.get())
+                with rung.guard():
+                    result = call(rung.get())
                 if not asks:
                     self.used = rung.name
                     self.ran.add(rung.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,12 +83,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build("-q", "--quiet", action="store_true", help="no progress")
 
 
+_OLDEST_GENERATION = 5  # Maxwell's; below, 12 would be read as 1.2
+
+
 def parse_sm(text: str) -> str:
     """``89`` or ``8.9`` as a compute capability."""
-    digits = text.replace(".", "")
-    if not digits.isdigit() or not 2 <= len(digits) <= 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability. Write 89 for 8.9")
-    return f"{digits[:-1]}.{digits[-1]}"
+    match = re.fullmatch(r"(\d{1,2})\.?(\d)", text)
+    if match is None or int(match[1]) < _OLDEST_GENERATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is no compute capability. Write 89 or 8.9, and 120 or 12.0")
+    return f"{match[1]}.{match[2]}"
 
 
 def _range(text: str) -> Range:

@@ -10,21 +10,21 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from animdetail_trt.cli.engine_folder import BUILD_COMMAND, EngineFolder
 from animdetail_trt.cli.engine_words import told_bytes
 from animdetail_trt.errors import EngineError
-from animdetail_trt.trt.sidecar import Entry
+from animdetail_trt.trt.sidecar import DamagedError, Entry
 from animdetail_trt.trt.store import Store
 
 EXIT_DAMAGED = 1
 
 
 def verify_engines(folder: EngineFolder, wanted: Sequence[str], *, set_aside: bool) -> int:
-    """Those wanted, or all; returns the exit code."""
+    """Those wanted, or all; returns the exit code. set_aside: move what has changed away, as loading it would."""
     names = list(dict.fromkeys(folder.choose(name) for name in wanted)) or folder.names
-    wrong = {name: folder.unreadable[name] for name in names if name in folder.unreadable}
-    wrong |= _damage(folder.store, [folder.entries[name] for name in names if name in folder.entries])
+    changed, closed = _damage(folder.store, [folder.entries[name] for name in names if name in folder.entries])
+    wrong = {name: folder.unreadable[name] for name in names if name in folder.unreadable} | changed | closed
     for name in names:
         if name in wrong:
             print(f"{name}: damaged: {wrong[name]}")
-            _print_way_out(folder, name, wrong[name], set_aside)
+            _print_way_out(folder, name, wrong[name], set_aside=set_aside and name in changed)
         else:
             print(f"{name}: whole, {told_bytes(folder.entries[name].size)}")
     if not wanted:
@@ -32,23 +32,27 @@ def verify_engines(folder: EngineFolder, wanted: Sequence[str], *, set_aside: bo
     return EXIT_DAMAGED if wrong else 0
 
 
-def _damage(store: Store, entries: Sequence[Entry]) -> dict[str, str]:
-    """Name -> what is wrong, of those where something is."""
+def _damage(store: Store, entries: Sequence[Entry]) -> tuple[dict[str, str], dict[str, str]]:
+    """Name -> what is wrong, of those that have changed, and of those that cannot be read now."""
     # Nothing is printed while the bar runs: rich would send stdout's lines to stderr.
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    damage = {}
+    changed, closed = {}, {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=sum(entry.size for entry in entries))
         for entry in entries:
             progress.update(task, description=f"reading {entry.name}")
-            if wrong := store.verify(entry):
-                damage[entry.name] = wrong
+            try:
+                store.check(entry)
+            except DamagedError as error:
+                changed[entry.name] = str(error)
+            except OSError as error:
+                closed[entry.name] = str(error)
             progress.advance(task, entry.size)
-    return damage
+    return changed, closed
 
 
-def _print_way_out(folder: EngineFolder, name: str, wrong: str, set_aside: bool) -> None:
+def _print_way_out(folder: EngineFolder, name: str, wrong: str, *, set_aside: bool) -> None:
     entry = folder.entries.get(name)
     if entry is None:
         print("  remove it: animdetail-trt engines prune")

@@ -41,12 +41,13 @@ def _add_verify(actions: _Actions) -> argparse.ArgumentParser:
     parser = actions.add_parser(
         "verify",
         help="read every byte of the engines",
-        description="Read every byte and compare it with what was built; exits 1 where an engine is damaged. "
-        "No engine is loaded into a GPU: whole ones may still be another machine's, which `engines list` tells.",
+        description="Read every byte and compare it with what was built. Exits 1 where an engine is damaged, and moves "
+        "that to set-aside/, where `engines prune` removes it. No engine is loaded into a GPU: whole ones may still be "
+        "another machine's, which `engines list` tells.",
     )
     parser.set_defaults(run=run_verify)
     parser.add_argument("names", nargs="*", metavar="NAME", help="the start of a name, or of its digest; default: all")
-    parser.add_argument("--set-aside", action="store_true", help="move the damaged ones out of the way")
+    parser.add_argument("--report-only", action="store_true", help="leave the damaged ones where they are")
     return parser
 
 
@@ -113,7 +114,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from animdetail_trt.cli.engine_folder import open_folder
     from animdetail_trt.cli.engine_verify import verify_engines
 
-    return verify_engines(open_folder(args.engine_dir), args.names, set_aside=args.set_aside)
+    return verify_engines(open_folder(args.engine_dir), args.names, set_aside=not args.report_only)
 
 
 def run_prune(args: argparse.Namespace) -> int:

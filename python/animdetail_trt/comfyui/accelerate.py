@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, engines_for, make_runner
-from animdetail_trt.errors import AnimDetailError, EngineError
+from animdetail_trt.errors import AnimDetailError, DeviceError, EngineError, UncoveredError
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,10 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
     if reason is None:
         try:
             runner = _runner(model, bare, facts, settings)
-        except Unavailable as error:
+        except (Unavailable, EngineError) as error:
             reason = str(error)
+        except DeviceError:  # ComfyUI could not either
+            raise
         except Exception as error:  # whatever it is, ComfyUI can run the MODEL
             logger.debug("no runner", exc_info=True)
             reason = f"its weights cannot be taken over: {type(error).__name__}: {error}"
@@ -144,7 +147,7 @@ class Accelerated:
                 raise EngineError("its weights are changed by hooks for this prompt")
             return self._denoised(call, x, t)
         except Exception as error:  # whatever it is, ComfyUI can run the call; the GPU out of memory too
-            if host.is_interrupt(error):
+            if host.is_interrupt(error) or isinstance(error, DeviceError):
                 raise
             self.fallbacks += 1
             reason = str(error) if isinstance(error, AnimDetailError) else f"{type(error).__name__}: {error}"
@@ -157,10 +160,23 @@ class Accelerated:
         levels = self.base_model.model_sampling
         scaled = levels.calculate_input(t, x)
         timestep = float(levels.timestep(t).float()[0])
-        runner: UNetRunner = self.runner.open()
-        eps = runner(scaled.reshape(call.prompts, call.frames, *x.shape[1:]), timestep, call.tokens, call.residuals)
+        eps = self._eps(scaled.reshape(call.prompts, call.frames, *x.shape[1:]), timestep, call)
         denoised: Tensor = levels.calculate_denoised(t, eps.reshape(x.shape).to(x), x)
         return denoised
+
+    def _eps(self, latents: Tensor, timestep: float, call: Call) -> Tensor:
+        """A runner that does not cover a call is passed over for it alone, one that fails for good."""
+        if self.runner.broken is not None:
+            raise EngineError(self.runner.broken)
+        try:
+            with engine_failures(latents.device, self.runner.name, host.is_interrupt):
+                runner: UNetRunner = self.runner.open()
+                return runner(latents, timestep, call.tokens, call.residuals)
+        except UncoveredError:
+            raise
+        except EngineError as error:
+            self.runner.broken = str(error)
+            raise
 
 
 @dataclass(frozen=True)

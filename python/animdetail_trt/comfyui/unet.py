@@ -43,12 +43,14 @@ class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
 
 @dataclass
 class Runner:
-    """name: for the user; positions: as UNetRunner's; open: gives it, loaded; patcher: for ComfyUI's management"""
+    """name: for the user; positions: as UNetRunner's; open: gives it, loaded; patcher: for ComfyUI's management;
+    broken: why it is not tried again"""
 
     name: str
     positions: int | None
     open: Callable[[], UNetRunner]
     patcher: Any
+    broken: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
 from animdetail_trt.models.checkpoint import reading
 from animdetail_trt.models.files import ModelFiles
@@ -90,14 +91,21 @@ def load_pipe(
         and torch where there are none or they do not fit; torch; compile (torch.compile); tensorrt, tensorrt_rtx: as
         auto, and an error where there are none; onnxruntime: the exported graphs on the CPU, to check them
     engine_dir: where engines lie, by default where build-engines puts them
-    vram_budget: bytes of GPU memory that engines may take
+    vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The
+        last pipe that gives one sets it, also for those before; None leaves it as it is, which is unbounded at first
 
-    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
+    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name
+    or a value that cannot be.
     """
     vae_file, vae_runner = _file_or_runner(vae)
     files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
     if context is not None and not isinstance(context, ContextOptions):
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
+    if vram_budget is not None and not (is_whole(vram_budget) and vram_budget > 0):
+        raise InputError(
+            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give "
+            "8_000_000_000, for no bound None"
+        )
     if beta_schedule != "autoselect":
         check_beta_schedule(beta_schedule)
     torch_device = choose_device(device)

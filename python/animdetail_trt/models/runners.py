@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
@@ -35,7 +36,7 @@ from animdetail_trt.models.unet import UNet, unet_config
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import FLAVOUR_NAMES, Flavour, installed_flavours, load_flavour
 from animdetail_trt.trt.identity import Component, Identity, Target
-from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.memory import workspace_of
 from animdetail_trt.trt.onnx_session import OnnxSession
 from animdetail_trt.trt.optional import optional
 from animdetail_trt.trt.profile import Profile, Range
@@ -56,7 +57,8 @@ class Runners:
     """Makes the runners of a pipe's models.
 
     device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
-    engine_dir: of the engines; vram_budget: bytes that they may take; digests: of the files, where they are known
+    engine_dir: of the engines; vram_budget: bytes that those on this card may take, see ``workspace_of``
+    digests: of the files, where they are known
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Runners:
         rungs: list[Rung[UNetRunner]] = []
         load: Callable[[], UNet]
         if sessions := self._engines("unet"):
-            rungs = [Rung("the engine", lambda: GraphUNet(sessions(), **about))]
+            rungs = [Rung("the engine", lambda: GraphUNet(sessions(), **about), self._guard)]
             # Read again where it is needed: kept, the tensors would fill memory for nothing.
             load = cache(partial(_load_unet, self.files, self.place))
         else:
@@ -111,7 +113,10 @@ class Runners:
         if self.backend == ONNXRUNTIME:
             return GraphUNet([self._exported("unet", _ALL_INPUTS)], **about)
         sessions = self._engines("unet")
-        return None if sessions is None else GraphUNet(sessions(), **about)
+        if sessions is None:
+            return None
+        with self._guard():
+            return GraphUNet(sessions(), **about)
 
     def vae(self, parts: Parts) -> VaeRunner:
         device = self.vae_place.device
@@ -121,7 +126,7 @@ class Runners:
         load: Callable[[], torch.nn.Module]
         encoders, decoders = self._engines("vae_encoder"), self._engines("vae_decoder")
         if encoders and decoders:
-            rungs = [Rung("the engine", lambda: GraphVae(encoders(), decoders(), device=device))]
+            rungs = [Rung("the engine", lambda: GraphVae(encoders(), decoders(), device=device), self._guard)]
             load = cache(partial(_load_vae, self.files, self.vae_place))
         else:
             vae = self.files.vae_module(parts, self.vae_place)
@@ -130,6 +135,10 @@ class Runners:
         if self._may_leave_gpu:
             rungs.append(Rung("torch on the CPU", lambda: TorchVae(_load_vae(self.files, _CPU))))
         return LadderVae(rungs, device=device) if len(rungs) > 1 else rungs[0].get()
+
+    def _guard(self) -> AbstractContextManager[None]:
+        """Around engines: none of them has run on every card, nor with every version of their libraries."""
+        return engine_failures(self.place.device)
 
     @property
     def _may_leave_gpu(self) -> bool:
@@ -151,7 +160,9 @@ class Runners:
                 return lambda: [self._session(flavour, entry) for entry in entries]
             if bases := self._refittable(component, flavour):
                 logger.info("%s: %s, the LoRAs are put into the engine of the checkpoint", component, flavour.name)
-                return lambda: [self._refitted(flavour, entry) for entry in bases]
+                # Read when the first of them is loaded, and the same for all: they hold the whole UNet.
+                weights = cache(partial(lora_weights, self.files, PRECISIONS[self.place.dtype]))
+                return lambda: [self._session(flavour, entry, weights_at_load=weights) for entry in bases]
         if self.backend in FLAVOUR_NAMES:
             raise no_engine(component, self.backend, self.files)
         why = (
@@ -179,19 +190,11 @@ class Runners:
         return [entry for entry in entries if (entry.identity.source.settings or {})["refittable"]]
 
     def _session(self, flavour: Flavour, entry: Entry, **options: Any) -> EngineSession:
-        workspace = _workspace(self.place.device, self.vram_budget)
+        workspace = workspace_of(self.place.device, self.vram_budget)
         return EngineSession(
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
             self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
         )  # fmt: skip
-
-    def _refitted(self, flavour: Flavour, entry: Entry) -> EngineSession:
-        start = time.perf_counter()
-        base, changed = lora_weights(self.files, entry.identity.source.precision)
-        session = self._session(flavour, entry, base_weights=base)
-        coverage = session.set_weights(changed)
-        logger.info("LoRA: the engine took %s in %.1f s", coverage, time.perf_counter() - start)
-        return session
 
     def _exported(self, component: Component, variant: UNetVariant = VARIANTS[0]) -> Session:
         """The graph as onnxruntime runs it; it is exported where the store has none."""
@@ -207,12 +210,6 @@ class Runners:
 def capability_of(device: torch.device) -> str | None:
     """A GPU's compute capability, "8.9"; None of what is no GPU."""
     return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else None
-
-
-@cache
-def _workspace(device: torch.device, budget: int | None) -> Workspace:
-    """One for all pipes: a refiner's engine shares the buffer with the UNet's and the VAE's."""
-    return Workspace(device, budget)
 
 
 def _volume(entry: Entry) -> int:

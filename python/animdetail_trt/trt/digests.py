@@ -51,17 +51,17 @@ class Digests:
             path = path.resolve(strict=True)
             with path.open("rb", buffering=0) as file:
                 stat, now = os.fstat(file.fileno()), time.time_ns()
-                stamp = _stamp(stat)
+                stamp = stamp_of(stat)
                 if digest := self._recall(path, stamp):
                     return digest
                 digest = sha256_of(file, progress)
-                changed = _stamp(os.fstat(file.fileno())) != stamp
+                changed = stamp_of(os.fstat(file.fileno())) != stamp
         except OSError as error:
             reason = error.strerror or str(error)
             raise CheckpointError(f"cannot read {path}: {reason}. Check the path and its permissions") from error
         if changed:
             raise CheckpointError(f"{path} changed while it was read. Try again once it is written to the end")
-        if now - stat.st_mtime_ns > _SETTLED_NS:  # a younger file may change again before its clock ticks
+        if is_settled(stat, now):
             self._remember(path, stamp, digest)
         return digest
 
@@ -87,6 +87,11 @@ class Digests:
         return known if isinstance(known, dict) else {}
 
 
-def _stamp(stat: os.stat_result) -> list[int]:
+def stamp_of(stat: os.stat_result) -> list[int]:
     """Changes when the content does; its last time moves even for a copy that keeps the date of its original."""
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def is_settled(stat: os.stat_result, now_ns: int) -> bool:
+    """A younger file may change again before its clock ticks: then its stamp stays."""
+    return now_ns - stat.st_mtime_ns > _SETTLED_NS

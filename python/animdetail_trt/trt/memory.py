@@ -52,7 +52,7 @@ class Residency:
         """Whether so many bytes fit beside the weights."""
         return self.budget is None or self.weights + extra <= self.budget
 
-    def make_room(self, extra: int, keep: Resident) -> None:
+    def make_room(self, extra: int, keep: Resident | None = None) -> None:
         """Unload engines other than ``keep`` until so many bytes fit beside the weights, or none is left."""
         for engine in [engine for engine in self._weights if engine is not keep]:
             if self.fits(extra):
@@ -89,6 +89,13 @@ class Workspace:
     @property
     def address(self) -> int:
         return 0 if self._buffer is None else self._buffer.data_ptr()
+
+    def bound(self, budget: int) -> None:
+        """Keep to another budget from now on: what is beyond it goes, the buffer first, and comes back when it runs."""
+        self.residency.budget = budget
+        if not self.residency.fits(self.size):
+            self.release()
+            self.residency.make_room(0)
 
     def admit(self, engine: Resident, weights: int) -> None:
         """Count an engine that is about to be loaded; others are unloaded until it fits, the least recently used first.
@@ -177,6 +184,21 @@ class Workspace:
             f"an engine needs {in_words(weights)} for its weights{working}, and the budget is {in_words(budget)}. "
             f"Raise --vram-budget{', or run fewer frames or a smaller size at a time' if size else ''}"
         )
+
+
+_workspaces: dict[torch.device, Workspace] = {}
+
+
+def workspace_of(device: torch.device, budget: int | None) -> Workspace:
+    """The one workspace of a card, for all pipes: a refiner's engine shares the buffer with the UNet's and the VAE's.
+
+    budget: in bytes, for all engines on the card; the last that was given holds, and None leaves it as it is
+    """
+    made = Workspace(device)  # which knows the number of plain "cuda"
+    workspace = _workspaces.setdefault(made.device, made)
+    if budget is not None:
+        workspace.bound(budget)
+    return workspace
 
 
 def in_words(count: int) -> str:

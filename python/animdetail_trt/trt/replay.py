@@ -1,4 +1,9 @@
-"""CUDA graphs: an engine's run at one shape, captured once and launched with new numbers in the same buffers."""
+"""CUDA graphs: an engine's run at one shape, captured once and launched with new numbers in the same buffers.
+
+A graph is tied to the state of the context that it was captured from: shapes, memory, addresses. NVIDIA's rule for both
+flavours is one context for each graph, the memory shared ("CUDA graphs" in the best practices of TensorRT, and of
+TensorRT for RTX, which captures anew where an address is another).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from animdetail_trt.trt.execution import Context
 from animdetail_trt.trt.memory import Workspace
 
 Launch = Callable[[], None]
@@ -18,8 +24,9 @@ _SEEN_PER_KEPT = 4
 
 @dataclass(frozen=True)
 class Replay:
-    """What was captured reads ``inputs`` and writes ``output``, both its own."""
+    """What ``launch`` runs reads ``inputs`` and writes ``output``; these and the context are its own, and stay."""
 
+    context: Context
     inputs: Mapping[str, Tensor]
     output: Tensor
     launch: Launch
@@ -58,15 +65,17 @@ class Replays:
         return self._kept[key]
 
     def due(self, key: Hashable) -> bool:
-        """Whether a shape has come before and so is worth capturing; remembers it."""
-        if self._bound == 0:
-            return False
-        if key in self._seen:
-            return True
-        self._seen.append(key)
-        return False
+        """Whether this shape was noted, and so is worth capturing when it comes again."""
+        return self._bound > 0 and key in self._seen
+
+    def note(self, key: Hashable) -> None:
+        """Remember that this shape was run."""
+        if key not in self._seen:
+            self._seen.append(key)
 
     def keep(self, key: Hashable, generation: int, replay: Replay) -> None:
+        if generation != self._generation:  # the buffer grew for this very run
+            self.clear()
         if len(self._kept) == self._bound:
             self._before_drop()
             self._kept.popitem(last=False)

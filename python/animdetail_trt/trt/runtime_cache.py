@@ -18,7 +18,7 @@ SAVE_AFTER_S = 20.0
 
 
 class RuntimeCache:
-    """A runtime configuration's cache, read from and written to a file. No failure of the file's stops a run."""
+    """The cache of an engine's runtime configurations, read from and written to a file, whose failures stop no run."""
 
     def __init__(self, path: Path, config: Any) -> None:
         self._path = path
@@ -26,6 +26,10 @@ class RuntimeCache:
         self._seen: set[Hashable] = set()
         self._cache = config.create_runtime_cache()
         self._read()
+        self.serve(config)
+
+    def serve(self, config: Any) -> None:
+        """What contexts of this configuration compile is found here, and kept here."""
         config.set_runtime_cache(self._cache)
 
     def expect_kernels(self, shapes: Hashable) -> None:

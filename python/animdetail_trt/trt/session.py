@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import EngineError, InputError, UncoveredError
-from animdetail_trt.trt.execution import REBUILD, Execution, Plan
+from animdetail_trt.trt.execution import REBUILD, Context, Execution, Plan
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.profile import FLAG_OF_AXIS, Inputs, Profile, axis_of, extent, shape_of, sizes_of, tightest
@@ -80,6 +83,24 @@ def choose_profile(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int
     )
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What a run is given: tensors of the engine's dtypes, on its device, contiguous."""
+
+    profile: int
+    sizes: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def key(self) -> Hashable:
+        """What decides the context's state."""
+        return self.profile, *(tuple(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
 class EngineSession(Session):
     """A TensorRT plan that is read when it is first run, and unloaded when the budget needs its place.
 
@@ -93,10 +114,11 @@ class EngineSession(Session):
         inputs, profiles: what the plan was built for, the profiles in its order.
         device: the workspace's.
         workspace: shared by all engines of the device.
-        cuda_graphs: how many shapes are kept as CUDA graphs, each with buffers for inputs and output; 0 for none.
-            TensorRT-RTX makes its own.
+        cuda_graphs: how many shapes are kept as CUDA graphs, each with a context and with buffers for inputs and output
+            of its own; 0 for none. TensorRT-RTX captures them itself.
         runtime_cache: the file for what TensorRT-RTX compiles.
         base_weights: those that the plan was built with, on the CPU; needed by :meth:`set_weights`.
+        weights_at_load: gives base_weights, and those to be set in their place, when the plan is first loaded.
         weight_names: the plan's names of weights where they differ from the base's.
     """
 
@@ -112,6 +134,7 @@ class EngineSession(Session):
         cuda_graphs: int = 4,
         runtime_cache: Path | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
+        weights_at_load: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None,
         weight_names: Mapping[str, str] | None = None,
     ) -> None:
         if device.type != workspace.device.type or device.index not in (None, workspace.device.index):
@@ -123,11 +146,11 @@ class EngineSession(Session):
         self._trt = trt
         self._log = engine_log(trt)
         self._plan_reader = plan_reader
-        self._cuda_graphs = cuda_graphs
         self._runtime_cache = runtime_cache
         self._replays = Replays(cuda_graphs, workspace.synchronize)
         self._execution: Execution | None = None
         self._base_weights = base_weights
+        self._weights_at_load = weights_at_load
         self._weight_names = weight_names or {}
         self._refit: Refit | None = None
         self._changed: Mapping[str, Tensor] = {}
@@ -151,17 +174,10 @@ class EngineSession(Session):
         execution = self._load()
         self.workspace.residency.use(self)
         tensors = {name: inputs[name].to(self.device, execution.dtypes[name]).contiguous() for name in self.inputs}
-        key = (profile, *(tuple(tensor.shape) for tensor in tensors.values()))
+        call = _Call(profile, sizes, tensors)
         with self.workspace.turn() as stream:
-            replay = self._replays.find(key, self.workspace.generation)
-            if replay is not None:
-                output = torch.empty_like(replay.output)
-                with self.workspace.lane():
-                    replay(tensors, output)
-                return output
-            output = self._run(execution, profile, tensors, sizes, stream)
-            if self._captures(execution, [*tensors.values(), output]) and self._replays.due(key):
-                self._capture(execution, key, tensors, output, stream)
+            replay = self._replays.find(call.key, self.workspace.generation)
+            output = self._run(execution, call, stream) if replay is None else self._launch(replay, call)
         if execution.runtime_cache is not None:
             execution.runtime_cache.save_if_due()
         return output
@@ -194,13 +210,14 @@ class EngineSession(Session):
     def _load(self) -> Execution:
         if self._execution is not None:
             return self._execution
+        if self._weights_at_load is not None:
+            self._base_weights, self._changed = self._weights_at_load()
+            self._weights_at_load = None
         plan = self._plan_reader()
         self.workspace.admit(self, memoryview(plan).nbytes)
         try:
             with self.workspace.guard():
-                self._execution = Execution(
-                    self._trt, self._log, plan, cuda_graphs=self._cuda_graphs > 0, runtime_cache=self._runtime_cache
-                )
+                self._execution = Execution(self._trt, self._log, plan, runtime_cache=self._runtime_cache)
             self._check_plan(self._execution)
             if self._changed:
                 self._refit_engine(self._changed)
@@ -217,36 +234,54 @@ class EngineSession(Session):
                 f"written beside it says {', '.join(self.inputs)} and {len(self.profiles)}. {REBUILD}"
             )
 
-    def _run(
-        self, execution: Execution, profile: int, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], stream: int
-    ) -> Tensor:
-        size = execution.prepare(profile, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, stream)
-        self.workspace.lend(self, size, sizes)
-        execution.lend_memory(self.workspace.address, self.workspace.size, self.workspace.generation)
-        output = torch.empty(execution.output_shape(), dtype=execution.dtypes[execution.output], device=self.device)
-        execution.bind(tensors, output)
-        execution.enqueue(stream)
+    def _run(self, execution: Execution, call: _Call, stream: int) -> Tensor:
+        if self._replays.due(call.key):
+            captured = self._capture(execution, call, stream)
+            if captured is not None:
+                return captured
+        context = execution.context
+        self._prepare(context, call, stream)
+        output = torch.empty(context.output_shape(), dtype=execution.dtypes[execution.output], device=self.device)
+        context.bind(call.tensors, output)
+        context.enqueue(stream)
+        if self.device.type == GRAPH_DEVICE and call.nbytes + output.nbytes <= CAPTURED_BYTES:
+            self._replays.note(call.key)
         return output
 
-    def _captures(self, execution: Execution, held: Sequence[Tensor]) -> bool:
-        here = self.device.type == GRAPH_DEVICE and not execution.captures_itself
-        return here and sum(tensor.nbytes for tensor in held) <= CAPTURED_BYTES
+    def _prepare(self, context: Context, call: _Call, stream: int) -> None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in call.tensors.items()}
+        self.workspace.lend(self, context.prepare(call.profile, shapes, stream), call.sizes)
+        context.lend_memory(self.workspace.address, self.workspace.size, self.workspace.generation)
 
-    def _capture(
-        self, execution: Execution, key: Any, tensors: Mapping[str, Tensor], output: Tensor, stream: int
-    ) -> None:
-        """Capture the run that was just made, at addresses that stay; the plain run has settled the library's state."""
+    def _launch(self, replay: Replay, call: _Call) -> Tensor:
+        output = torch.empty_like(replay.output)
+        with self.workspace.lane():
+            replay(call.tensors, output)
+        return output
+
+    def _capture(self, execution: Execution, call: _Call, stream: int) -> Tensor | None:
+        """Run once in a context and at addresses that stay, and keep that to be launched again; None where it fails."""
         try:
+            context = execution.open_context(cuda_graphs=True)
+            self._prepare(context, call, stream)
             with self.workspace.lane():
-                buffers = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-                result = torch.empty_like(output)
-            execution.bind(buffers, result)
-            launch = capture(lambda: execution.enqueue(stream), self.workspace)
+                buffers = {name: torch.empty_like(tensor) for name, tensor in call.tensors.items()}
+                dtype = execution.dtypes[execution.output]
+                result = torch.empty(context.output_shape(), dtype=dtype, device=self.device)
+            context.bind(buffers, result)
+            replay = Replay(context, buffers, result, partial(context.enqueue, stream))
+            output = self._launch(replay, call)  # nothing can be captured before a run has settled the shapes
+            if not execution.captures_itself:
+                replay = replace(replay, launch=capture(replay.launch, self.workspace))
+        except UncoveredError:
+            raise
         except Exception as error:
+            self.workspace.synchronize()  # the context goes, and may be running
             logger.warning("no CUDA graphs for this engine, it runs without: %s", error)
             self._replays.stop()
-            return
-        self._replays.keep(key, self.workspace.generation, Replay(buffers, result, launch))
+            return None
+        self._replays.keep(call.key, self.workspace.generation, replay)
+        return output
 
     def _refit_engine(self, changed: Mapping[str, Tensor]) -> Coverage:
         assert self._execution is not None
@@ -264,4 +299,7 @@ class EngineSession(Session):
                 self._weight_names,
                 self.workspace,
             )
-        return self._refit.set_weights(changed)
+        start = time.perf_counter()
+        coverage = self._refit.set_weights(changed)
+        logger.info("the engine took %s in %.1f s", coverage, time.perf_counter() - start)
+        return coverage

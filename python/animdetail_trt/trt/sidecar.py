@@ -6,13 +6,14 @@ import json
 import mmap
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from animdetail_trt.checks import is_whole
-from animdetail_trt.trt.digests import sha256_of
+from animdetail_trt.trt.digests import is_settled, sha256_of, stamp_of
 from animdetail_trt.trt.identity import Component, Identity, Precision
 from animdetail_trt.trt.profile import Profile
 
@@ -48,19 +49,30 @@ class Part:
         with path.open("rb", buffering=0) as file:
             return cls(path, os.fstat(file.fileno()).st_size, sha256_of(file))
 
-    def mapped(self) -> mmap.mmap:
-        """Its bytes, checked and in no memory of ours. DamagedError: gone or changed. OSError: it cannot be read."""
+    def mapped(self, *, anew: bool = False) -> mmap.mmap:
+        """Its bytes, checked and in no memory of ours. DamagedError: gone or changed. OSError: it cannot be read.
+
+        anew: read all of it even where this process has, and its size and times are still the same
+        """
         try:
             with self.path.open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != self.size:
-                    raise DamagedError(f"{self.path.name} has {size:,} bytes, it was built with {self.size:,}")
+                stat, now = os.fstat(file.fileno()), time.time_ns()
+                if stat.st_size != self.size:
+                    raise DamagedError(f"{self.path.name} has {stat.st_size:,} bytes, it was built with {self.size:,}")
+                known = not anew and _whole.get(self) == stamp_of(stat)
                 # Read, not looked at through the map: there a bad sector is a signal that ends the process.
-                if sha256_of(file) != self.sha256:
+                if not known and sha256_of(file) != self.sha256:
+                    _whole.pop(self, None)
                     raise DamagedError(f"the bytes of {self.path.name} have changed (its SHA-256 is another)")
+                if is_settled(stat, now):
+                    _whole[self] = stamp_of(stat)
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise DamagedError(f"{self.path.name} is missing") from None
+
+
+_whole: dict[Part, list[int]] = {}
+"""What this process has read and found whole, and how it looked then: an engine of gigabytes is loaded many times."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ class Store:
         yield entry
 
     def read(self, entry: Entry) -> mmap.mmap:
-        """The plan's bytes, mapped; all its files are checked first. Close it when the engine is loaded.
+        """The plan's bytes, mapped; all its files are checked first, those that this process knows by size and times.
+        Close it when the engine is loaded.
 
         EngineError: a file is damaged (then the engine is set aside) or cannot be read.
         """
@@ -142,14 +143,19 @@ class Store:
 
     def verify(self, entry: Entry) -> str | None:
         """What is wrong with its files, in words; None where every byte is as it was built."""
+        try:
+            self.check(entry)
+        except (DamagedError, OSError) as error:
+            return str(error)
+        return None
+
+    def check(self, entry: Entry) -> None:
+        """Read every byte. DamagedError: a file is not what it was; OSError, in words: it cannot be read now."""
         for part in entry.parts:
             try:
-                part.mapped().close()
-            except DamagedError as damage:
-                return str(damage)
+                part.mapped(anew=True).close()
             except OSError as error:
-                return f"{part.path.name} cannot be read: {error.strerror or error}"
-        return None
+                raise OSError(f"{part.path.name} cannot be read: {error.strerror or error}") from error
 
     def set_aside(self, entry: Entry, reason: str) -> Path:
         """Move an engine out of the way, the reason in its sidecar; returns the folder where it then lies.
