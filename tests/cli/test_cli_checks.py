@@ -87,6 +87,7 @@ def test_names_that_are_unknown(refused: Callable[..., str]) -> None:
     assert "karras" in refused(scheduler="karas")
     assert "'tpu'" in refused(device="tpu")
     assert "'float8'" in refused(dtype="float8")
+    assert "the VAE cannot run in 'float16'" in refused(vae_dtype="float16")
     assert "'jax'" in refused(backend="jax")
 
 

@@ -35,6 +35,16 @@ def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def choose_vae_dtype(name: str | torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """``auto`` is the UNet's, and float32 where that is float16, whose range a VAE's activations leave."""
+    name = str(name).removeprefix("torch.")
+    if name == "auto":
+        return torch.float32 if dtype == torch.float16 else dtype
+    if name not in ("float32", "bfloat16"):
+        raise InputError(f"the VAE cannot run in {name!r}. Choose auto, float32, or bfloat16, which is faster on a GPU")
+    return DTYPES[name]
+
+
 def choose_backend(name: str, device: torch.device) -> str:
     """A name of BACKEND_NAMES that this device can run."""
     if name not in BACKEND_NAMES:

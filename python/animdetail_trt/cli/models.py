@@ -40,6 +40,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
+    add("--vae-dtype", default="auto", help="auto, float32 or bfloat16; auto is --dtype's, but float32 for float16")
     add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
     add(
         "--engine-dir",
@@ -137,14 +138,14 @@ def check_models(args: argparse.Namespace) -> None:
 
 
 def _check_names(args: argparse.Namespace) -> None:
-    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+    from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype, choose_vae_dtype
     from animdetail_trt.sampling.model_sampling import check_beta_schedule
 
     if args.beta_schedule != "autoselect":
         check_beta_schedule(args.beta_schedule)
     device = choose_device(args.device)
     choose_backend(args.backend, device)
-    choose_dtype(args.dtype, device)
+    choose_vae_dtype(args.vae_dtype, choose_dtype(args.dtype, device))
     _context(args)
 
 
@@ -182,7 +183,8 @@ def load_models(args: argparse.Namespace) -> Models:
     }  # fmt: skip
     pipe = load_pipe(
         args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,
-        motion_scale=args.motion_scale, motion_effect=args.motion_effect, device=args.device, **shared,
+        motion_scale=args.motion_scale, motion_effect=args.motion_effect, device=args.device, vae_dtype=args.vae_dtype,
+        **shared,
     ).with_prompt(args.prompt, args.negative)  # fmt: skip
     refiner = None
     if args.refiner is not None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from animdetail_trt.backends.interface import VaeRunner
-from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype
+from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype, choose_vae_dtype
 from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
 from animdetail_trt.models.checkpoint import reading
@@ -70,6 +70,7 @@ def load_pipe(
     context: ContextOptions | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    vae_dtype: str | torch.dtype = "auto",
     backend: str = "auto",
     engine_dir: str | Path | None = None,
     vram_budget: int | None = None,
@@ -85,8 +86,9 @@ def load_pipe(
     motion_scale: of the motion module's attention keys: more is more motion; motion_effect: 0 none of it, 1 all of it
     beta_schedule: the noise levels; by default those that the motion module was trained on, see BETA_SCHEDULES
     context: windows for clips longer than the motion module's positions
-    device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16 (of the UNet and the text encoder; the
-    VAE, whose range float16 does not hold, runs in float32 then)
+    device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16, of the UNet and the text encoder
+    vae_dtype: of the VAE where torch runs it. auto: as dtype, but float32 where that is float16, whose range it leaves;
+        float32; bfloat16, as ComfyUI has it on newer GPUs: faster there, and a little coarser
     backend: what runs the UNet and the VAE. auto: on a GPU the engines that were built for these files (build-engines),
         and torch where there are none or they do not fit; torch; compile (torch.compile); tensorrt, tensorrt_rtx: as
         auto, and an error where there are none; onnxruntime: the exported graphs on the CPU, to check them
@@ -110,13 +112,14 @@ def load_pipe(
         check_beta_schedule(beta_schedule)
     torch_device = choose_device(device)
     dtype = choose_dtype(dtype, torch_device)
+    vae_type = choose_vae_dtype(vae_dtype, dtype)
     choice = choose_backend(backend, torch_device)
     if (backend, device, torch_device.type) == ("auto", "auto", "cpu"):
         logger.info("the models run in torch on the CPU: torch sees no CUDA device")
 
     motion = files.read_motion()
     parts = files.read_parts(needs_vae=vae_runner is None)
-    runners = Runners(files, torch_device, dtype, choice, engine_dir=engine_dir, vram_budget=vram_budget)
+    runners = Runners(files, torch_device, dtype, choice, engine_dir, vram_budget, vae_dtype=vae_type)
     unet = runners.unet(parts, motion)
     vae_runner = vae_runner or runners.vae(parts)
     clip = None

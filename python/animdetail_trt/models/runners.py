@@ -16,6 +16,7 @@ from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.graph_backend import GraphUNet, GraphVae
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
+from animdetail_trt.backends.select import choose_vae_dtype
 from animdetail_trt.backends.torch_backend import CompiledUNet, TorchUNet, TorchVae
 from animdetail_trt.models.checkpoint import Placement, reading
 from animdetail_trt.models.engines import (
@@ -56,7 +57,7 @@ _ALL_INPUTS = UNetVariant(controlnet=True, frame_prompts=True)
 class Runners:
     """Makes the runners of a pipe's models.
 
-    device, dtype: where and as what the UNet runs; backend: one of BACKEND_NAMES
+    device, dtype: where and as what the UNet runs; vae_dtype: as what torch runs the VAE; backend: one of BACKEND_NAMES
     engine_dir: of the engines; vram_budget: bytes that those on this card may take, see ``workspace_of``
     digests: of the files, where they are known
     """
@@ -70,10 +71,11 @@ class Runners:
         engine_dir: str | Path | None = None,
         vram_budget: int | None = None,
         digests: Digests | None = None,
+        vae_dtype: torch.dtype | None = None,
     ) -> None:
         self.files = files
         self.place = Placement(device, dtype)
-        self.vae_place = Placement(device, torch.float32 if dtype == torch.float16 else dtype)
+        self.vae_place = Placement(device, vae_dtype or choose_vae_dtype("auto", dtype))
         self.backend = backend
         self.vram_budget = vram_budget
         self.store = Store(default_folder() if engine_dir is None else Path(engine_dir))
