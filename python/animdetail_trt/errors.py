@@ -15,6 +15,10 @@ class DeviceError(AnimDetailError, RuntimeError):
     """No memory for a result; or CUDA refused a call: no memory, no kernels for the card, or an earlier failure."""
 
 
+class LostDeviceError(DeviceError):
+    """The GPU answers nothing any more in this process."""
+
+
 class CheckpointError(AnimDetailError):
     """A model file is missing, damaged, or not what it was given as."""
 
@@ -42,4 +46,4 @@ class UncoveredError(EngineError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Of Python, of torch on a GPU, or of torch on a CPU, where it raises a bare RuntimeError."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or "can't allocate memory" in str(error)
+    return known or any(words in str(error) for words in ("can't allocate memory", "CUDA error: out of memory"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
-from animdetail_trt.errors import DeviceError, EngineError, InputError, UncoveredError
+from animdetail_trt.errors import EngineError, InputError, LostDeviceError, UncoveredError
 
 CPU = torch.device("cpu")
 LATENTS, TOKENS = torch.zeros(2, 3, 4, 8, 8), torch.zeros(2, 1, 77, 64)
@@ -160,7 +160,7 @@ def test_a_gpu_that_answers_nothing_any_more_ends_the_run(error: Exception, monk
     monkeypatch.setattr(torch.cuda, "synchronize", dead)
     below = Model(2)
     with pytest.raises(
-        DeviceError, match=f"cuda:1 answers nothing any more in this process: .*{error}. Start it again"
+        LostDeviceError, match=f"cuda:1 answers nothing any more in this process: .*{error}. Start it again"
     ):
         run(guarded(failing, below, device=cuda))
     assert below.calls == []

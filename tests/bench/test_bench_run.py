@@ -24,7 +24,7 @@ from animdetail_trt.bench.run import Report, png_of
 from animdetail_trt.bench.scenarios import SUITES, clip
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
 from animdetail_trt.cli import bench as bench_command
-from animdetail_trt.errors import UnavailableError
+from animdetail_trt.errors import LostDeviceError, UnavailableError
 from animdetail_trt.extras import install_command
 from outcome import Outcome
 from results import a_result, a_scenario
@@ -182,6 +182,17 @@ def test_a_scenario_that_cannot_run_is_left_out(
     assert (len(measured), document["complete"]) == (5, False)
 
 
+def test_a_gpu_that_is_lost_ends_the_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Any, scenario: Any) -> dict[str, Any]:
+        raise LostDeviceError("cuda:0 answers nothing any more in this process")
+
+    monkeypatch.setattr(bench_run.Run, "_measure", lost)
+    done = bench(run, tmp_path)
+    assert done.code == 2
+    assert "answers nothing any more" in done.told
+    assert json.loads((tmp_path / "bench.partial.json").read_text())["left_out"] == []
+
+
 def test_nothing_measured_fails(run: Run, tmp_path: Path) -> None:
     done = bench(run, tmp_path, "--scenario", "pixels-*", "--backend", "tensorrt")
     assert done.code == 1
@@ -219,8 +230,9 @@ def test_stages_on_a_device_are_timed_by_its_clock() -> None:
         for name, ms in (("encode", 5.0), ("sample", 30.0), ("decode", 7.0), ("paste", 1.0), ("decode", 7.0)):
             Event.now += ms
             report.stage(index, name, ms / 1000)
-    stages = Job(torch.zeros, report=lambda: report).stages_ms()
-    assert stages == {"encode": 10, "sample": 60, "decode": 28, "paste": 2}
+    job = Job(torch.zeros, report=lambda: report)
+    for _ in range(2):
+        assert job.stages_ms() == {"encode": 10, "sample": 60, "decode": 28, "paste": 2}
 
 
 def test_what_would_take_too_long_is_left_out(

@@ -22,7 +22,7 @@ from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, UNetFiles, Weights, engines_for
-from animdetail_trt.errors import DeviceError, EngineError, UncoveredError
+from animdetail_trt.errors import EngineError, LostDeviceError, UncoveredError
 from golden_cases import relative_norm
 
 INTERFACE = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
@@ -284,10 +284,10 @@ def test_a_runner_that_fails_is_not_tried_again(
 
 def test_comfyui_is_not_asked_of_a_gpu_that_answers_nothing(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
     def fail(*_: Any) -> Tensor:
-        raise DeviceError("the engine failed, and cuda:0 answers nothing any more")
+        raise LostDeviceError("the engine failed, and cuda:0 answers nothing any more")
 
     wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
-    with pytest.raises(DeviceError, match="answers nothing"):
+    with pytest.raises(LostDeviceError, match="answers nothing"):
         wrapped(_unused, _arguments(pipe))
 
 

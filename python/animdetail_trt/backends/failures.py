@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from animdetail_trt.errors import AnimDetailError, DeviceError, EngineError, UncoveredError, is_out_of_memory
+from animdetail_trt.errors import AnimDetailError, EngineError, LostDeviceError, UncoveredError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def engine_failures(
 
     This package's own errors, running out of memory, what ``passes`` says, and what is no Exception (Ctrl-C) pass.
 
-    Raises DeviceError where CUDA answers nothing any more after a failure: no way of running could, in this process.
+    Raises LostDeviceError where CUDA answers nothing any more after a failure: no way of running could, in this process.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def _require_life(device: torch.device, what: str, failure: Exception) -> None:
     try:
         torch.cuda.synchronize(device)
     except Exception:
-        raise DeviceError(
+        raise LostDeviceError(
             f"{what} failed, and {device} answers nothing any more in this process: {_told(failure)}. "
             "Start it again, with backend='torch', and report this with the output of animdetail-trt doctor"
         ) from failure

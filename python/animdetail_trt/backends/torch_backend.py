@@ -79,8 +79,9 @@ class CompiledUNet(TorchUNet):
         # A view of one prompt, and a copy of several, would each be compiled for.
         tokens = tokens.expand(-1, latents.shape[1], -1, -1).clone(memory_format=torch.contiguous_format)
         try:
-            # Blocks of every width share their code, and each is compiled for itself: more than the usual limit.
-            with torch._dynamo.config.patch(recompile_limit=64):
+            # Blocks of every width share their code, and each is compiled for itself: more than the usual limit, by the
+            # name that every torch knows.
+            with torch._dynamo.config.patch(cache_size_limit=64):
                 return super().__call__(latents, timestep, tokens, residuals)
         except torch.OutOfMemoryError:
             raise

@@ -55,10 +55,11 @@ class DeviceReport(RunReport):
         self.marks.append((index, name, self.mark()))
 
     def settle(self) -> None:
-        """To be called once, when the device has done all of it."""
+        """To be called when the device has done all of it."""
         for (_, _, start), (index, name, end) in pairwise(self.marks):
             if name is not None:
                 super().stage(index, name, start.elapsed_time(end))
+        self.marks.clear()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from animdetail_trt.bench.quality import compare, fault_of
 from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Kind, Scenario, Suite
 from animdetail_trt.bench.timing import CPU, Times, alternate, time_ms
 from animdetail_trt.bench.ways import TRUTH, WAYS, AbsentError, Ways
-from animdetail_trt.errors import AnimDetailError, is_out_of_memory
+from animdetail_trt.errors import AnimDetailError, LostDeviceError, is_out_of_memory
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many scenarios are done, and how many there are."""
@@ -304,7 +304,8 @@ class Run:
 
 
 def _others_can_go_on(error: BaseException) -> bool:
-    return isinstance(error, AnimDetailError) or is_out_of_memory(error)
+    known = isinstance(error, AnimDetailError) and not isinstance(error, LostDeviceError)
+    return known or is_out_of_memory(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, engines_for, make_runner
-from animdetail_trt.errors import AnimDetailError, DeviceError, EngineError, UncoveredError
+from animdetail_trt.errors import AnimDetailError, EngineError, LostDeviceError, UncoveredError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
             runner = _runner(model, bare, facts, settings)
         except (Unavailable, EngineError) as error:
             reason = str(error)
-        except DeviceError:  # ComfyUI could not either
+        except LostDeviceError:  # ComfyUI could not either
             raise
         except Exception as error:  # whatever it is, ComfyUI can run the MODEL
             logger.debug("no runner", exc_info=True)
@@ -147,7 +147,7 @@ class Accelerated:
                 raise EngineError("its weights are changed by hooks for this prompt")
             return self._denoised(call, x, t)
         except Exception as error:  # whatever it is, ComfyUI can run the call; the GPU out of memory too
-            if host.is_interrupt(error) or isinstance(error, DeviceError):
+            if host.is_interrupt(error) or isinstance(error, LostDeviceError):
                 raise
             self.fallbacks += 1
             reason = str(error) if isinstance(error, AnimDetailError) else f"{type(error).__name__}: {error}"
