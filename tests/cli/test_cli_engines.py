@@ -405,7 +405,9 @@ def test_verify_moves_nothing_that_it_cannot_read(
     monkeypatch.setattr(Part, "mapped", closed)
     outcome = engines("verify")
     assert outcome.code == 1
-    assert f"{entry.plan.name} cannot be read: Permission denied" in outcome.out
+    assert f"{entry.name}: not read: {entry.plan.name} cannot be read: Permission denied" in outcome.out
+    assert "check its permissions" in outcome.out
+    assert "damaged" not in outcome.out
     assert names(store) == {entry.name}
 
 

@@ -23,7 +23,8 @@ def engine_failures(
 
     This package's own errors, running out of memory, what ``passes`` says, and what is no Exception (Ctrl-C) pass.
 
-    Raises LostDeviceError where CUDA answers nothing any more after a failure: no way of running could, in this process.
+    Raises LostDeviceError where CUDA answers nothing any more after a failure: no way of running could, in this
+    process.
     """
     try:
         yield

@@ -22,7 +22,9 @@ def verify_engines(folder: EngineFolder, wanted: Sequence[str], *, set_aside: bo
     changed, closed = _damage(folder.store, [folder.entries[name] for name in names if name in folder.entries])
     wrong = {name: folder.unreadable[name] for name in names if name in folder.unreadable} | changed | closed
     for name in names:
-        if name in wrong:
+        if name in closed:
+            print(f"{name}: not read: {closed[name]}\n  check its permissions, and the disk")
+        elif name in wrong:
             print(f"{name}: damaged: {wrong[name]}")
             _print_way_out(folder, name, wrong[name], set_aside=set_aside and name in changed)
         else:

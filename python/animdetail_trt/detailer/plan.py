@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
 from animdetail_trt.sampling.control import shows_own_pictures
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+logger = logging.getLogger(__name__)
 
 ScaleRegion: TypeAlias = Callable[[Any, tuple[int, int], tuple[int, int]], CropRegion]
 """``scale(region, header, frame_size)``, the sizes (height, width)."""
@@ -78,7 +81,7 @@ def plan_segments(
     """
     segs = _check_segs(segs, improvements.follow_motion)
     for i, seg in enumerate(segs[1]):
-        _check_order(i, seg.bbox)
+        _note_order(i, seg.bbox)
     _, scaled = scale_segs(segs, frame_size, improvements, pass_order)
     plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
     if improvements.follow_motion:
@@ -224,11 +227,13 @@ def _bbox(value: Any, index: int, box_per_frame: bool) -> Any:
     raise InputError(f"segment {index}: bbox must be four numbers x1, y1, x2, y2, not {value!r}")
 
 
-def _check_order(index: int, bbox: Any) -> None:
-    """Of a bbox as it was given: the reference's scaling may turn one around, and does not enlarge it then."""
+def _note_order(index: int, bbox: Any) -> None:
+    """No error: the reference's scaling may turn a bbox around, and its node takes it."""
     if not isinstance(bbox, np.ndarray) and (bbox[2] < bbox[0] or bbox[3] < bbox[1]):
-        raise InputError(
-            f"segment {index}: bbox {tuple(bbox)} ends before it begins. It is x1, y1, x2, y2, not a width and height"
+        logger.warning(
+            "segment %d: bbox %s ends before it begins. It is x1, y1, x2, y2, not a width and height",
+            index,
+            tuple(bbox),
         )
 
 
