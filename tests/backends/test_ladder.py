@@ -164,6 +164,9 @@ def test_a_gpu_that_answers_nothing_any_more_ends_the_run(error: Exception, monk
     ):
         run(guarded(failing, below, device=cuda))
     assert below.calls == []
+    told = pytest.raises(LostDeviceError, match="Start it again. Set run to comfyui, and report")
+    with told, engine_failures(cuda, remedy="Set run to comfyui"):
+        raise error
 
 
 def test_the_last_ones_error_is_the_callers() -> None:

@@ -22,7 +22,7 @@ from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, UNetFiles, Weights, engines_for
-from animdetail_trt.errors import EngineError, LostDeviceError, UncoveredError
+from animdetail_trt.errors import CheckpointError, EngineError, InputError, LostDeviceError, UncoveredError
 from golden_cases import relative_norm
 
 INTERFACE = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
@@ -279,7 +279,82 @@ def test_a_runner_that_fails_is_not_tried_again(
             assert wrapped(lambda x, t, **c: untouched, args) is untouched
     assert (len(calls), wrapped.fallbacks) == (1, 3)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "torch failed unexpectedly, AttributeError: no such binding. Use" in line
+    assert "torch failed unexpectedly, AttributeError: no such binding. Set run to comfyui in Detailer settings" in line
+    assert "backend=" not in line
+
+
+def _failing(wrapped: Accelerated, error: Exception) -> list[int]:
+    """A runner that counts its calls and raises."""
+    calls: list[int] = []
+
+    def fail(*_: Any) -> Tensor:
+        calls.append(1)
+        raise error
+
+    wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
+    return calls
+
+
+def test_a_runner_that_failed_is_tried_again_by_the_next_prompt(
+    model: stand_in.Model, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of MODEL, as a detailer node decides anew, and of the accelerated one, as a node behind it does."""
+    from animdetail_trt.comfyui.nodes import AccelerateModel, Engines
+
+    def asked() -> list[str]:  # by ComfyUI, which otherwise takes the accelerated MODEL of the last prompt
+        return [AccelerateModel.IS_CHANGED(), *(Engines.IS_CHANGED(action) for action in ("load", "build"))]
+
+    accelerated, _ = accelerate.accelerate(model, DetailerSettings())
+    args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
+    calls, before = _failing(_wrapper(accelerated), EngineError("the engine cannot run")), asked()
+    for times, given in enumerate((model, accelerated, model, accelerated), 1):
+        caplog.clear()
+        now, reason = accelerate.accelerate(given, DetailerSettings())
+        assert reason is None
+        for _ in range(3):
+            assert _wrapper(now)(lambda x, t, **c: untouched, args) is untouched
+        assert len(calls) == times
+        assert [record.getMessage().count("cannot run") for record in caplog.records] == [1]
+        assert all(old != new for old, new in zip(before, asked(), strict=True))
+        before = asked()
+    _wrapper(accelerated).runner.open = lambda: pipe.model.unet
+    _wrapper(accelerate.accelerate(accelerated, DetailerSettings())[0])(_unused, args)
+    assert asked() == before
+
+
+def test_a_gpu_that_is_full_takes_the_next_call(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    full = "the engine cannot be read: Cuda Runtime (out of memory). Free memory of the device, or set --vram-budget"
+    calls = _failing(wrapped, EngineError(full))
+    args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
+    for _ in range(2):
+        assert wrapped(lambda x, t, **c: untouched, args) is untouched
+    assert len(calls) == 2
+    wrapped.runner.open = lambda: pipe.model.unet
+    wrapped(_unused, args)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (CheckpointError("the MODEL of ComfyUI has two different position tables"), 1),
+        (InputError("motion_scale is -1"), 1),
+        (EngineError("the index is in the hands of another process"), 2),
+        (MemoryError("full"), 2),
+    ],
+)
+def test_weights_that_are_not_ours_are_read_once(
+    model: stand_in.Model, monkeypatch: pytest.MonkeyPatch, error: Exception, asked: int
+) -> None:
+    reads = []
+
+    def read(*_: Any) -> Runner:
+        reads.append(1)
+        raise error
+
+    monkeypatch.setattr(accelerate, "make_runner", read)
+    reasons = [accelerate.accelerate(model, DetailerSettings())[1] for _ in range(2)]
+    assert all(str(error) in str(reason) for reason in reasons)
+    assert len(reads) == asked
 
 
 def test_comfyui_is_not_asked_of_a_gpu_that_answers_nothing(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:

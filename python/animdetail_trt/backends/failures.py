@@ -17,34 +17,38 @@ _LINE_CHARACTERS = 300
 
 @contextmanager
 def engine_failures(
-    device: torch.device, what: str = "the engine", passes: Callable[[Exception], bool] = lambda error: False
+    device: torch.device,
+    what: str = "the engine",
+    passes: Callable[[Exception], bool] = lambda error: False,
+    remedy: str = "Use backend='torch'",
 ) -> Iterator[None]:
     """Opening and running ``what``: an unexpected exception becomes an EngineError with its type and first line.
 
+    remedy: what a user can do until it is mended
+
     This package's own errors, running out of memory, what ``passes`` says, and what is no Exception (Ctrl-C) pass.
 
-    Raises LostDeviceError where CUDA answers nothing any more after a failure: no way of running could, in this
-    process.
+    Raises LostDeviceError where CUDA answers nothing any more after a failure: no way of running could then.
     """
     try:
         yield
     except UncoveredError:
         raise
     except EngineError as error:
-        _require_life(device, what, error)
+        _require_life(device, what, error, remedy)
         raise
     except Exception as error:
         if isinstance(error, AnimDetailError) or is_out_of_memory(error) or passes(error):
             raise
         logger.debug("%s failed", what, exc_info=True)
-        _require_life(device, what, error)
+        _require_life(device, what, error, remedy)
         raise EngineError(
             f"{what} failed unexpectedly, {_told(error)}. "
-            "Use backend='torch', and report this with the output of animdetail-trt doctor"
+            f"{remedy}, and report this with the output of animdetail-trt doctor"
         ) from error
 
 
-def _require_life(device: torch.device, what: str, failure: Exception) -> None:
+def _require_life(device: torch.device, what: str, failure: Exception, remedy: str) -> None:
     """An error that stays with a CUDA context, as that of a wrong address does, is the answer to every later call."""
     if device.type != "cuda" or not torch.cuda.is_initialized():
         return
@@ -53,7 +57,7 @@ def _require_life(device: torch.device, what: str, failure: Exception) -> None:
     except Exception:
         raise LostDeviceError(
             f"{what} failed, and {device} answers nothing any more in this process: {_told(failure)}. "
-            "Start it again, with backend='torch', and report this with the output of animdetail-trt doctor"
+            f"Start it again. {remedy}, and report this with the output of animdetail-trt doctor"
         ) from failure
 
 

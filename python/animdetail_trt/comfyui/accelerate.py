@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,13 +17,21 @@ from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, engines_for, make_runner
-from animdetail_trt.errors import AnimDetailError, EngineError, LostDeviceError, UncoveredError
+from animdetail_trt.errors import (
+    AnimDetailError,
+    CheckpointError,
+    EngineError,
+    InputError,
+    LostDeviceError,
+    UncoveredError,
+)
 
 logger = logging.getLogger(__name__)
 
 _KEY = "animdetail_trt.runner"
 _TOLD = "animdetail_trt.told"
 _SKIPS = 12  # of SD 1.5's UNet, to each of which a ControlNet adds
+_REMEDY = "Set run to comfyui in Detailer settings, or bypass the node that accelerates the MODEL"
 _KNOWN = {"c_crossattn", "control", "transformer_options"}
 
 
@@ -44,6 +52,7 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
     wrapper, bare = host.unet_wrapper(model), model
     if isinstance(wrapper, Accelerated):
         if settings.run != "comfyui" and wrapper.why_not(model) is None:
+            wrapper.try_again()
             return model, None
         bare = host.without_unet_wrapper(model, wrapper.inner)  # and decide anew
     if settings.run == "comfyui":
@@ -71,8 +80,8 @@ def accelerate(model: Any, settings: DetailerSettings) -> tuple[Any, str | None]
 def _runner(model: Any, bare: Any, facts: ModelFacts, settings: DetailerSettings) -> Runner:
     """That of ``bare``, made once and kept on ``model``, which ComfyUI and its clones keep from run to run.
 
-    So is the reason why there is none, until other engines are built. What fails otherwise (a GPU that is full for the
-    moment) is tried again.
+    So is the reason why there is none, in the MODEL or in its weights, until other engines are built. What fails
+    otherwise (a GPU that is full for the moment) is tried again.
     """
     engines = engines_for(bare, facts, settings) if settings.run == "auto" else []
     built = tuple((entry.name, entry.sha256) for entry in engines)
@@ -83,9 +92,12 @@ def _runner(model: Any, bare: Any, facts: ModelFacts, settings: DetailerSettings
             made = _Made(key, make_runner(bare, facts, settings))
         except Unavailable as error:
             made = _Made(key, None, str(error))
+        except (CheckpointError, InputError) as error:  # it took the merging of all weights to find out
+            made = _Made(key, None, f"its weights cannot be taken over: {error}")
         host.keep(model, _KEY, made)
     if made.runner is None:
         raise Unavailable(made.reason)
+    made.runner.broken = None  # by an earlier prompt
     return made.runner
 
 
@@ -105,7 +117,10 @@ class Accelerated:
 
     weights: ``weights_of`` the MODEL that the runner was made of
     inner: another wrapper that was there: it wraps what runs, as before
+    failures: of all runners in this process; a MODEL that ComfyUI kept since then is to be decided on anew
     """
+
+    failures: ClassVar[int] = 0
 
     def __init__(
         self, base_model: Any, runner: Runner, weights: tuple[Any, ...], inner: host.UNetWrapper | None = None
@@ -134,6 +149,12 @@ class Accelerated:
         if reason is None and weights_of(model, facts) != self.weights:
             reason = "its weights or motion model changed after it was accelerated (a LoRA?): accelerate it last"
         return reason
+
+    def try_again(self) -> None:
+        """A runner that failed in an earlier prompt, and tell if it fails again."""
+        if self.runner.broken is not None:
+            self._told.discard(self.runner.broken)
+            self.runner.broken = None
 
     def _apply(self, apply_model: Callable[..., Tensor], x: Tensor, t: Tensor, conditions: dict[str, Any]) -> Tensor:
         """The estimate of the clean latent, (b f, 4, lh, lw), of x at sigmas t (b f)."""
@@ -165,17 +186,20 @@ class Accelerated:
         return denoised
 
     def _eps(self, latents: Tensor, timestep: float, call: Call) -> Tensor:
-        """A runner that does not cover a call is passed over for it alone, one that fails for good."""
+        """A runner that does not cover a call, or finds the GPU full, is passed over for it alone; one that fails is
+        until ``accelerate`` is asked again."""
         if self.runner.broken is not None:
             raise EngineError(self.runner.broken)
         try:
-            with engine_failures(latents.device, self.runner.name, host.is_interrupt):
+            with engine_failures(latents.device, self.runner.name, host.is_interrupt, _REMEDY):
                 runner: UNetRunner = self.runner.open()
                 return runner(latents, timestep, call.tokens, call.residuals)
         except UncoveredError:
             raise
         except EngineError as error:
-            self.runner.broken = str(error)
+            if "memory" not in str(error).lower():  # the words of TensorRT where the GPU is full
+                self.runner.broken = str(error)
+                Accelerated.failures += 1
             raise
 
 

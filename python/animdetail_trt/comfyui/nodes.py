@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from animdetail_trt.comfyui import host
-from animdetail_trt.comfyui.accelerate import accelerate
+from animdetail_trt.comfyui.accelerate import Accelerated, accelerate
 from animdetail_trt.comfyui.model import EXTRA_SCHEDULERS, HostModel
 from animdetail_trt.comfyui.progress import Progress
 from animdetail_trt.comfyui.settings import PRECISION, RUN, DetailerSettings, PrecisionName, settings_of, with_settings
@@ -261,7 +261,8 @@ class Engines(_Node):
 
     @classmethod
     def IS_CHANGED(cls, action: str, **_: Any) -> str:  # noqa: N802
-        return _engines_there() if action == "load" else ""  # what it builds itself is no reason to sample again
+        # What it builds itself is no reason to sample again.
+        return _engines_there() if action == "load" else _failures()
 
     def doit(
         self, model: Any, action: str, precision: PrecisionName, controlnet: bool, frame_prompts: bool, **ends: int
@@ -295,7 +296,12 @@ def pass_order_here() -> PassOrder:
 
 def _engines_there() -> str:
     """Another where ComfyUI must ask anew, and not take a node's output of the last prompt."""
-    return " ".join(f"{entry.name}:{entry.sha256}" for entry in engines_of_models())
+    return " ".join([_failures(), *(f"{entry.name}:{entry.sha256}" for entry in engines_of_models())])
+
+
+def _failures() -> str:
+    """Another where a UNet's runner failed in the last prompt: the next tries it again."""
+    return str(Accelerated.failures)
 
 
 class _Run:

@@ -44,7 +44,7 @@ class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
 @dataclass
 class Runner:
     """name: for the user; positions: as UNetRunner's; open: gives it, loaded; patcher: for ComfyUI's management;
-    broken: why it is not tried again"""
+    broken: why it is not tried again in this prompt"""
 
     name: str
     positions: int | None
