@@ -21,7 +21,7 @@ from animdetail_trt.extras import install_command
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.engines import DTYPES, PRECISIONS, VARIANTS, source_of
-from animdetail_trt.models.files import ModelFiles, Parts
+from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
 from animdetail_trt.models.runners import Runners, capability_of
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
@@ -189,9 +189,6 @@ class UNetFiles(ModelFiles):
         unet = _named(weights.unet, place, write)
         motion = None if weights.motion is None else _named(weights.motion, place, write)
         return cls(unet, motion, motion_scale=weights.scale, motion_effect=weights.effect)
-
-    def read_parts(self, *, needs_vae: bool = False) -> Parts:
-        return super().read_parts(needs_vae=needs_vae)
 
 
 class NamedDigests(Digests):
