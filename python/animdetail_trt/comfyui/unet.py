@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from animdetail_trt.backends.graph_backend import GraphUNet
 from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.backends.torch_backend import TorchUNet
 from animdetail_trt.comfyui import host
@@ -168,15 +167,7 @@ def _graph_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dt
         raise Unavailable("no engine is built of these weights in this precision (node TensorRT engines)")
     size = sum(tensor.numel() for part in (weights.unet, weights.motion or {}) for tensor in part.values())
     name = "onnxruntime" if onnxruntime else "a TensorRT engine"
-    return Runner(name, positions, lambda: runner, host.patcher_of_engine(_closing(runner), size * dtype.itemsize))
-
-
-def _closing(runner: GraphUNet) -> Callable[[], None]:
-    def close() -> None:
-        for session in runner.sessions:
-            session.unload()
-
-    return close
+    return Runner(name, positions, lambda: runner, host.patcher_of_engine(runner.unload, size * dtype.itemsize))
 
 
 class UNetFiles(ModelFiles):
