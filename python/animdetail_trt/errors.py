@@ -45,5 +45,7 @@ class UncoveredError(EngineError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Of Python, of torch on a GPU, or of torch on a CPU, where it raises a bare RuntimeError."""
+    if isinstance(error, LostDeviceError):  # whatever words it has of what came before
+        return False
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return known or any(words in str(error) for words in ("can't allocate memory", "CUDA error: out of memory"))

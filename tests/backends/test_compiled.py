@@ -76,3 +76,12 @@ def test_kernels_of_a_gpu_compute_the_same() -> None:
     for sizes in [(2, 16, 16), (1, 8, 24)]:
         expected = call(plain, *sizes)
         assert (call(compiled, *sizes) - expected).norm() < 1e-2 * expected.norm()  # products in TF32
+
+
+def test_out_of_memory_is_no_failure_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(TorchUNet, "__call__", full)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        call(CompiledUNet(small_unet(), 32), 1, 2, 16)

@@ -94,6 +94,25 @@ def test_one_that_fails_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> 
     assert ladder.name == "rung 1"
 
 
+def test_one_that_fails_is_unloaded_before_the_next_is_made(caplog: pytest.LogCaptureFixture) -> None:
+    steps: list[str] = []
+
+    class Engine(Model):
+        def unload(self) -> None:
+            steps.append("unloaded")
+            raise RuntimeError("the context is gone")
+
+    def second() -> UNetRunner:
+        steps.append("made")
+        return Model(2)
+
+    engine = Rung[UNetRunner]("the engine", lambda: Engine(1, lambda x: EngineError("it cannot run")))
+    ladder = LadderUNet([engine, Rung("torch", second)], positions=None, token_dim=64, device=CPU)
+    assert [run(ladder), run(ladder)] == [2, 2]
+    assert steps == ["unloaded", "made"]
+    assert engine.runner is None
+
+
 def test_a_rung_that_cannot_be_made_is_passed_over() -> None:
     def fails() -> UNetRunner:
         raise EngineError("the plan is damaged")
@@ -145,7 +164,14 @@ def test_what_the_engine_is_not_to_blame_for_passes() -> None:
         run(unet(Model(1, lambda x: TypeError("a mistake of ours")), Model(2)))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), EngineError("cannot run")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access"),
+        EngineError("cannot run"),
+        EngineError("CUDA error: out of memory"),
+    ],
+)
 def test_a_gpu_that_answers_nothing_any_more_ends_the_run(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     asked: list[torch.device] = []
@@ -177,22 +203,35 @@ def test_the_last_ones_error_is_the_callers() -> None:
         run(unet(Model(1, lambda x: InputError("wrong")), Model(2)))
 
 
-def test_out_of_memory_is_the_callers_while_it_can_divide() -> None:
-    small = Model(1, lambda x: torch.OutOfMemoryError("full"))
-    ladder = unet(small, Model(2))
-    with pytest.raises(torch.OutOfMemoryError):
+OUT_OF_MEMORY = pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("full"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+
+
+@OUT_OF_MEMORY
+def test_out_of_memory_is_the_callers_while_it_can_divide(full: Exception) -> None:
+    small = Model(1, lambda x: full)
+    ladder = guarded(small, Model(2))
+    with pytest.raises(type(full)):
         run(ladder)  # two windows: the caller halves
     assert run(ladder, LATENTS[:1]) == 2
     assert small.calls == [2, 1]
 
 
-def test_the_vae_halves_before_it_goes_down() -> None:
-    small = Model(1, lambda x: torch.OutOfMemoryError("full") if len(x) > 2 else None)
+@OUT_OF_MEMORY
+def test_the_vae_halves_before_it_goes_down(full: Exception) -> None:
+    small = Model(1, lambda x: full if len(x) > 2 else None)
     below = Model(2)
     out = vae(small, below).encode(torch.zeros(7, 3, 8, 8))
     assert out.shape[0] == 7
     assert float(out.mean()) == 1
     assert below.calls == []
     assert max(size for size in small.calls if size <= 2) <= 2
-    tiny = Model(1, lambda x: torch.OutOfMemoryError("full"))
+    tiny = Model(1, lambda x: full)
     assert float(vae(tiny, Model(2)).decode(torch.zeros(3, 4, 1, 1)).mean()) == 2

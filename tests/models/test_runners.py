@@ -12,21 +12,24 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import animdetail_trt as adt
 from animdetail_trt.backends.graph_backend import GraphUNet
-from animdetail_trt.errors import UnavailableError
+from animdetail_trt.errors import EngineError, UnavailableError
 from animdetail_trt.models import engines, runners
-from animdetail_trt.models.engines import UNetVariant, jobs_for, lora_weights
+from animdetail_trt.models.engines import Job, UNetVariant, jobs_for, lora_weights
 from animdetail_trt.models.files import ModelFiles
+from animdetail_trt.trt import memory
 from animdetail_trt.trt.builder import Built
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import Flavour
 from animdetail_trt.trt.identity import Target
-from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.memory import Workspace, workspace_of
 from animdetail_trt.trt.profile import Range
 from animdetail_trt.trt.recipe import Recipe
+from animdetail_trt.trt.session import EngineSession
 from animdetail_trt.trt.store import Store
 from fake_tensorrt import FakeTensorRT, plan_bytes
 
@@ -61,9 +64,13 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
     return library
 
 
+def jobs(files: ModelFiles, folder: Path, library: Library, variant: UNetVariant) -> Iterator[Job]:
+    """The UNet's is the first."""
+    return jobs_for(files, Target("tensorrt", library.__version__, "8.9"), RECIPE, Digests(folder), variant=variant)
+
+
 def build(files: ModelFiles, folder: Path, library: Library, variant: UNetVariant = UNetVariant()) -> None:  # noqa: B008
-    target = Target("tensorrt", library.__version__, "8.9")
-    for job in jobs_for(files, target, RECIPE, Digests(folder), variant=variant):
+    for job in jobs(files, folder, library, variant):
         engines.build(job, Store(folder), Flavour("tensorrt", library), check=False)
 
 
@@ -201,3 +208,60 @@ def test_bindings_that_are_not_as_expected_end_in_torch(
     with caplog.at_level(logging.WARNING, "animdetail_trt"):
         assert far(pipe.model.unet(x, 1.0, TOKENS[:1]), expected) < 1e-5
     assert "failed unexpectedly, AttributeError: 'Library' object has no attribute 'TensorIOMode'" in caplog.text
+
+
+def test_a_refiner_without_a_vae_runs_in_engines(
+    tiny: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "unet.safetensors"
+    whole = load_file(tiny / "tiny_sd15.safetensors")
+    save_file({key: value for key, value in whole.items() if key.startswith("model.")}, checkpoint)
+    base = load(tiny, tmp_path, backend="torch")
+    options: dict[str, Any] = {"vae": base.vae, "loras": [(tiny / "tiny_lora.safetensors", 0.8)]}
+    options |= {"device": "cpu", "dtype": "float32", "engine_dir": tmp_path}
+    x = latents(2, 3, 9, 8)
+    expected = adt.load_pipe(checkpoint, backend="torch", **options).model.unet(x, 300.0, TOKENS)
+    exported = adt.load_pipe(checkpoint, backend="onnxruntime", **options)
+    assert far(exported.model.unet(x, 300.0, TOKENS), expected) < 1e-5
+
+    job, *_ = jobs(ModelFiles(checkpoint), tmp_path, library, UNetVariant(refittable=True))
+    engines.build(job, Store(tmp_path), Flavour("tensorrt", library), check=False)
+    pipe = adt.load_pipe(checkpoint, **options)
+    with caplog.at_level(logging.INFO, "animdetail_trt"):
+        assert far(pipe.model.unet(x, 300.0, TOKENS), expected) < 1e-5
+    assert pipe.model.unet.name == "the engine"
+    assert "the engine took " in caplog.text
+
+
+def test_the_last_pipe_that_is_loaded_sets_the_budget(
+    tiny: Path, tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(ModelFiles(tiny / "tiny_sd15.safetensors"), tmp_path, library)
+    monkeypatch.setattr(memory, "_workspaces", {})
+    monkeypatch.setattr(runners, "workspace_of", workspace_of)
+    first, second = (load(tiny, tmp_path, vram_budget=budget) for budget in (2_000_000_000, 1_000_000_000))
+    residency = workspace_of(torch.device("cpu"), None).residency
+    assert residency.budget == 1_000_000_000
+    for pipe in (second, first, load(tiny, tmp_path)):
+        pipe.model.unet(latents(1, 2, 8, 8), 1.0, TOKENS[:1])
+        assert pipe.model.unet.name == "the engine"
+        assert residency.budget == 1_000_000_000
+
+
+def test_an_engine_that_fails_leaves_its_memory_to_torch(
+    tiny: Path, tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(ModelFiles(tiny / "tiny_sd15.safetensors"), tmp_path, library)
+    pipe, x = load(tiny, tmp_path), latents(1, 2, 8, 8)
+    pipe.model.unet(x, 1.0, TOKENS[:1])
+    pipe.vae.decode(pipe.vae.encode(torch.zeros(1, 3, 64, 64)))
+    assert len(library.alive) == 3
+
+    def fails(session: EngineSession, inputs: Any) -> Tensor:
+        raise EngineError("it cannot run")
+
+    monkeypatch.setattr(EngineSession, "run", fails)
+    pipe.model.unet(x, 1.0, TOKENS[:1])
+    assert len(library.alive) == 2
+    pipe.vae.decode(x[0])
+    assert len(library.alive) == 0, "the encoder goes with the decoder"

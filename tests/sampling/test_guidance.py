@@ -25,8 +25,9 @@ class Recorder:
     positions: int | None = 8
     token_dim = 2
 
-    def __init__(self, frames_at_once: int = 1000, fails_above: int = 1000) -> None:
+    def __init__(self, frames_at_once: int = 1000, fails_above: int = 1000, full: Exception | None = None) -> None:
         self.calls: list[tuple[int, ...]] = []
+        self.full = full or torch.OutOfMemoryError()
         self.frames_at_once, self.fails_above = frames_at_once, fails_above
 
     def frames_per_call(self, width: int, height: int) -> int:
@@ -37,7 +38,7 @@ class Recorder:
     ) -> Tensor:
         self.calls.append(tuple(latents.shape))
         if len(latents) > self.fails_above:
-            raise torch.OutOfMemoryError("no memory")
+            raise self.full
         return tokens.mean(dim=(2, 3))[:, :, None, None, None].expand(latents.shape)
 
 
@@ -90,14 +91,17 @@ def test_one_window_that_loops_keeps_the_frames_order(step: int) -> None:
     torch.testing.assert_close(denoise(x, SIGMA), guided(Recorder(), [entry(2.0)])(x, SIGMA))
 
 
-def test_a_call_that_finds_no_memory_is_halved() -> None:
+@pytest.mark.parametrize(
+    "full", [torch.OutOfMemoryError(), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_call_that_finds_no_memory_is_halved(full: Exception) -> None:
     context = adt.ContextOptions(context_length=4, context_overlap=1)
     x = torch.randn(10, 4, 6, 6)
-    unet = Recorder(fails_above=1)
+    unet = Recorder(fails_above=1, full=full)
     out = guided(unet, [entry(2.0)], context=context)(x, SIGMA)
     assert torch.equal(out, guided(Recorder(), [entry(2.0)], context=context)(x, SIGMA))
-    with pytest.raises(torch.OutOfMemoryError):
-        guided(Recorder(fails_above=0), [entry(2.0)])(x, SIGMA)
+    with pytest.raises(type(full)):
+        guided(Recorder(fails_above=0, full=full), [entry(2.0)])(x, SIGMA)
 
 
 def test_entries_count_by_strength_and_only_while_they_hold() -> None:

@@ -57,9 +57,12 @@ def base_of(model: Path) -> LazyBase:
     return LazyBase({tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in tensors})
 
 
-def open_session(model: Path, trt: FakeTensorRT, *, fused: Any = (), **options: Any) -> EngineSession:
+def open_session(
+    model: Path, trt: FakeTensorRT, *, base: Mapping[str, Tensor] | None = None, fused: Any = (), **options: Any
+) -> EngineSession:
     plan = plan_bytes(model, [PROFILE], refittable=options.pop("refittable", True), fused=fused)
-    options = {"base_weights": base_of(model)} | options
+    base = base_of(model) if base is None else base
+    options = {"weights_at_load": lambda: (base, {})} | options
     return EngineSession(trt, lambda: plan, INPUTS, [PROFILE], CPU, Workspace(CPU), **options)
 
 
@@ -110,7 +113,7 @@ def test_only_the_last_set_counts(tmp_path_factory: pytest.TempPathFactory, sets
 
 def test_the_base_is_read_only_where_it_is_needed(model: Path) -> None:
     base = base_of(model)
-    session = open_session(model, FakeTensorRT(), base_weights=base)
+    session = open_session(model, FakeTensorRT(), base=base)
     session.set_weights({"scale": random(1)})
     assert set(base.reads) == {"scale"}
     base.reads.clear()
@@ -133,9 +136,7 @@ def test_any_dtype_and_strides(tmp_path: Path) -> None:
 def test_names_of_the_engines_own(model: Path) -> None:
     trt, base = FakeTensorRT(), base_of(model)
     named = {"conv.weight": base["scale"], "shift": base["shift"]}
-    session = open_session(
-        model, trt, base_weights=named, weight_names={"conv.weight": "scale"}, fused=[["scale", "shift"]]
-    )
+    session = open_session(model, trt, base=named, weight_names={"conv.weight": "scale"}, fused=[["scale", "shift"]])
     session.set_weights({"shift": random(1)})
     session.set_weights({"conv.weight": random(2)})
     assert weights_in(trt) == {"scale": bits(random(2)), "shift": bits(base["shift"])}
@@ -176,14 +177,14 @@ def test_incomplete_coverage_is_refused_before_anything_is_set(
 
 def test_a_weight_without_a_base_is_not_covered(model: Path) -> None:
     base = {"scale": base_of(model)["scale"]}
-    session = open_session(model, FakeTensorRT(), base_weights=base)
+    session = open_session(model, FakeTensorRT(), base=base)
     with pytest.raises(EngineError, match="covers 0 of 1 weights; it has no shift"):
         session.set_weights({"shift": random(1)})
 
 
 def test_a_companion_without_a_base(model: Path) -> None:
     base = {"scale": base_of(model)["scale"]}
-    session = open_session(model, FakeTensorRT(), base_weights=base, fused=[["scale", "shift"]])
+    session = open_session(model, FakeTensorRT(), base=base, fused=[["scale", "shift"]])
     with pytest.raises(EngineError, match="cannot be given new weights without shift"):
         session.set_weights({"scale": random(1)})
 
@@ -192,7 +193,7 @@ def test_an_engine_that_was_not_built_for_it(model: Path) -> None:
     session = open_session(model, FakeTensorRT(), refittable=False)
     with pytest.raises(EngineError, match="not built to take other weights. Merge the LoRA"):
         session.set_weights({"scale": random(1)})
-    session = open_session(model, FakeTensorRT(), base_weights=None)
+    session = open_session(model, FakeTensorRT(), weights_at_load=None)
     with pytest.raises(EngineError, match="own weights are not at hand"):
         session.set_weights({"scale": random(1)})
     assert session.run({"x": X}).shape == X.shape

@@ -184,7 +184,7 @@ def test_refit_a_b_a(library: tuple[Any, bytes], workspace: Workspace) -> None:
         plan = build(trt, base, refit=True)
     except EngineError as error:
         pytest.skip(f"no refittable engine here: {error}")
-    session = open_plan(trt, plan, workspace, base_weights=base)
+    session = open_plan(trt, plan, workspace, weights_at_load=lambda: (base, {}))
     x = noise(2, 32, 32)
     a, b = random_weights(1), random_weights(2)
     sets: dict[str, dict[str, Tensor]] = {

@@ -46,6 +46,10 @@ class GraphUNet:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def unload(self) -> None:
+        """Free all memory of its sessions; the next call loads again what it needs."""
+        _unload(self.sessions)
+
     def _session_for(self, sizes: Mapping[str, int], *, controlled: bool, frame_prompts: bool) -> Session:
         reasons = []
         for session in self.sessions:
@@ -88,12 +92,21 @@ class GraphVae:
     def decode(self, latents: Tensor) -> Tensor:
         return self._run(self.decoders, "latents", latents, latents.shape[2])
 
+    def unload(self) -> None:
+        """Free all memory of its sessions; the next call loads again what it needs."""
+        _unload([*self.encoders, *self.decoders])
+
     def _run(self, sessions: Sequence[Session], name: str, frames: Tensor, h: int) -> Tensor:
         sizes = {"h": h, "w": frames.shape[3] * h // frames.shape[2]}
         session = _first(sessions, sizes)
         most = _most(session, ("f",), sizes)
         parts = [session.run({name: part}) for part in frames.split(most)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _unload(sessions: Sequence[Session]) -> None:
+    for session in sessions:
+        session.unload()
 
 
 def _first(sessions: Sequence[Session], sizes: Mapping[str, int]) -> Session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
-from animdetail_trt.errors import EngineError, UncoveredError
+from animdetail_trt.errors import EngineError, UncoveredError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ class Rung(Generic[Runner]):
         if self.runner is None:
             self.runner = self.open()
         return self.runner
+
+    def give_up(self) -> None:
+        """Not to be tried again: what an engine has loaded makes room for the one below."""
+        self.broken = True
+        unload = getattr(self.runner, "unload", lambda: None)  # torch's own runners have nothing to unload
+        self.runner = None
+        with suppress(Exception):  # that it failed is said; what it fails at now is no other news
+            unload()
 
 
 class Ladder(Generic[Runner]):
@@ -71,10 +79,10 @@ class Ladder(Generic[Runner]):
             except EngineError as error:
                 if below is None:
                     raise
-                rung.broken = True
+                rung.give_up()
                 self._tell(rung, below, str(error))
-            except torch.OutOfMemoryError as error:
-                if below is None or divisible:
+            except Exception as error:
+                if below is None or divisible or not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 self._tell(rung, below, f"out of memory ({error})")
@@ -139,8 +147,8 @@ class LadderVae:
         try:
             out = self.ladder.climb(lambda runner: call(runner, frames), divisible=len(frames) > 1)
             return out.to(self.device)
-        except torch.OutOfMemoryError:
-            if len(frames) == 1:
+        except Exception as error:
+            if len(frames) == 1 or not is_out_of_memory(error):
                 raise
         half = len(frames) // 2
         return torch.cat([self._divided(call, part) for part in (frames[:half], frames[half:])])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import EngineError
+from animdetail_trt.errors import EngineError, is_out_of_memory
 
 # Of the activations that one call may hold.
 UNET_MEMORY_BYTES = 2 << 30
@@ -83,9 +83,9 @@ class CompiledUNet(TorchUNet):
             # name that every torch knows.
             with torch._dynamo.config.patch(cache_size_limit=64):
                 return super().__call__(latents, timestep, tokens, residuals)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # of the compiler and of what it calls: many kinds
+            if is_out_of_memory(error):
+                raise
             cause = getattr(error, "inner_exception", error)  # BackendCompilerFailed only wraps it
             first = str(cause).strip().partition("\n")[0]
             raise EngineError(f"torch.compile failed: {type(cause).__name__}: {first}") from error

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from animdetail_trt.backends.graph_backend import GraphUNet
 from animdetail_trt.backends.interface import UNetRunner
 from animdetail_trt.backends.torch_backend import TorchUNet
 from animdetail_trt.comfyui import host
@@ -21,7 +20,7 @@ from animdetail_trt.extras import install_command
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.engines import DTYPES, PRECISIONS, VARIANTS, source_of
-from animdetail_trt.models.files import ModelFiles, Parts
+from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
 from animdetail_trt.models.runners import Runners, capability_of
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
@@ -168,15 +167,7 @@ def _graph_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dt
         raise Unavailable("no engine is built of these weights in this precision (node TensorRT engines)")
     size = sum(tensor.numel() for part in (weights.unet, weights.motion or {}) for tensor in part.values())
     name = "onnxruntime" if onnxruntime else "a TensorRT engine"
-    return Runner(name, positions, lambda: runner, host.patcher_of_engine(_closing(runner), size * dtype.itemsize))
-
-
-def _closing(runner: GraphUNet) -> Callable[[], None]:
-    def close() -> None:
-        for session in runner.sessions:
-            session.unload()
-
-    return close
+    return Runner(name, positions, lambda: runner, host.patcher_of_engine(runner.unload, size * dtype.itemsize))
 
 
 class UNetFiles(ModelFiles):
@@ -189,9 +180,6 @@ class UNetFiles(ModelFiles):
         unet = _named(weights.unet, place, write)
         motion = None if weights.motion is None else _named(weights.motion, place, write)
         return cls(unet, motion, motion_scale=weights.scale, motion_effect=weights.effect)
-
-    def read_parts(self, *, needs_vae: bool = False) -> Parts:
-        return super().read_parts(needs_vae=needs_vae)
 
 
 class NamedDigests(Digests):

@@ -201,7 +201,7 @@ def graph_module(job: Job) -> Any:
     if job.component == "unet":
         motion = files.read_motion()
         with reading(str(files.checkpoint)):
-            unet = assemble_unet(files.read_parts().unet, motion, str(files.checkpoint), place)
+            unet = assemble_unet(files.read_parts(needs_vae=False).unet, motion, str(files.checkpoint), place)
         return UNetGraph(
             unet.module,
             motion=motion is not None,
@@ -219,7 +219,7 @@ def lora_weights(files: ModelFiles, precision: Precision) -> tuple[StateDict, St
 
     def named(of: ModelFiles) -> StateDict:
         motion = of.read_motion()
-        tensors = of.read_parts().unet | ({} if motion is None else motion.tensors)
+        tensors = of.read_parts(needs_vae=False).unet | ({} if motion is None else motion.tensors)
         return {f"unet.{key}": tensor.to(DTYPES[precision]) for key, tensor in tensors.items()}
 
     base, merged = named(base_files), named(files)

@@ -94,7 +94,7 @@ def load_pipe(
         auto, and an error where there are none; onnxruntime: the exported graphs on the CPU, to check them
     engine_dir: where engines lie, by default where build-engines puts them
     vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The
-        last pipe that gives one sets it, also for those before; None leaves it as it is, which is unbounded at first
+        last load_pipe that gives one sets it, also for the pipes before; None leaves it, which is unbounded at first
 
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name
     or a value that cannot be.
@@ -105,8 +105,7 @@ def load_pipe(
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
     if vram_budget is not None and not (is_whole(vram_budget) and vram_budget > 0):
         raise InputError(
-            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give "
-            "8_000_000_000, for no bound None"
+            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give 8_000_000_000"
         )
     if beta_schedule != "autoselect":
         check_beta_schedule(beta_schedule)

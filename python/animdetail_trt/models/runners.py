@@ -58,7 +58,7 @@ class Runners:
     """Makes the runners of a pipe's models.
 
     device, dtype: where and as what the UNet runs; vae_dtype: as what torch runs the VAE; backend: one of BACKEND_NAMES
-    engine_dir: of the engines; vram_budget: bytes that those on this card may take, see ``workspace_of``
+    engine_dir: of the engines; vram_budget: bytes that those on this card may take from now on, see ``workspace_of``
     digests: of the files, where they are known
     """
 
@@ -77,7 +77,7 @@ class Runners:
         self.place = Placement(device, dtype)
         self.vae_place = Placement(device, vae_dtype or choose_vae_dtype("auto", dtype))
         self.backend = backend
-        self.vram_budget = vram_budget
+        self.workspace = workspace_of(device, vram_budget)
         self.store = Store(default_folder() if engine_dir is None else Path(engine_dir))
         self.digests = Digests(self.store.folder) if digests is None else digests
 
@@ -192,10 +192,9 @@ class Runners:
         return [entry for entry in entries if (entry.identity.source.settings or {})["refittable"]]
 
     def _session(self, flavour: Flavour, entry: Entry, **options: Any) -> EngineSession:
-        workspace = workspace_of(self.place.device, self.vram_budget)
         return EngineSession(
             flavour.trt, partial(self.store.read, entry), inputs_of(entry), entry.identity.profiles,
-            self.place.device, workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
+            self.place.device, self.workspace, runtime_cache=self.store.folder / f"{entry.name}.cache", **options,
         )  # fmt: skip
 
     def _exported(self, component: Component, variant: UNetVariant = VARIANTS[0]) -> Session:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.backends.interface import UNetRunner
+from animdetail_trt.errors import is_out_of_memory
 from animdetail_trt.sampling.conditioning import Entry, with_counterparts, within
 from animdetail_trt.sampling.context import ContextOptions, Window, frames_of, fuse, windows
 from animdetail_trt.sampling.control import control_residuals
@@ -110,8 +111,8 @@ class Guided:
         """Whether a call finds memory is known for sure only when it is made."""
         try:
             return list(self._call(batch, x, sigma))
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         half = len(batch) // 2
         return [out for part in (batch[:half], batch[half:]) for out in self._call_or_halve(part, x, sigma)]

@@ -117,8 +117,8 @@ class EngineSession(Session):
         cuda_graphs: how many shapes are kept as CUDA graphs, each with a context and with buffers for inputs and output
             of its own; 0 for none. TensorRT-RTX captures them itself.
         runtime_cache: the file for what TensorRT-RTX compiles.
-        base_weights: those that the plan was built with, on the CPU; needed by :meth:`set_weights`.
-        weights_at_load: gives base_weights, and those to be set in their place, when the plan is first loaded.
+        weights_at_load: gives the weights that the plan was built with, on the CPU, and those to be set in their place;
+            called when the plan is first loaded. None for an engine that keeps its own.
         weight_names: the plan's names of weights where they differ from the base's.
     """
 
@@ -133,7 +133,6 @@ class EngineSession(Session):
         *,
         cuda_graphs: int = 4,
         runtime_cache: Path | None = None,
-        base_weights: Mapping[str, Tensor] | None = None,
         weights_at_load: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None,
         weight_names: Mapping[str, str] | None = None,
     ) -> None:
@@ -149,7 +148,7 @@ class EngineSession(Session):
         self._runtime_cache = runtime_cache
         self._replays = Replays(cuda_graphs, workspace.synchronize)
         self._execution: Execution | None = None
-        self._base_weights = base_weights
+        self._base_weights: Mapping[str, Tensor] | None = None
         self._weights_at_load = weights_at_load
         self._weight_names = weight_names or {}
         self._refit: Refit | None = None
@@ -196,6 +195,7 @@ class EngineSession(Session):
     def set_weights(self, changed: Mapping[str, Tensor]) -> Coverage:
         """Run with these weights in place of the base's from now on, unloaded or not; none for the base's alone.
 
+        A pipe's weights stay as ``weights_at_load`` gave them: only the tests of refitting call this.
         Raises EngineError where the engine cannot take them; the weights from before stay.
         """
         self._load()

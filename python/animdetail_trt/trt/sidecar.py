@@ -60,7 +60,8 @@ class Part:
                 if stat.st_size != self.size:
                     raise DamagedError(f"{self.path.name} has {stat.st_size:,} bytes, it was built with {self.size:,}")
                 known = not anew and _whole.get(self) == stamp_of(stat)
-                # Read, not looked at through the map: there a bad sector is a signal that ends the process.
+                # Read, not looked at through the map, where a bad sector is a signal that ends the process. Of a file
+                # that was read whole before and looks the same since, that risk is taken.
                 if not known and sha256_of(file) != self.sha256:
                     _whole.pop(self, None)
                     raise DamagedError(f"the bytes of {self.path.name} have changed (its SHA-256 is another)")
