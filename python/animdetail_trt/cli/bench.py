@@ -119,10 +119,7 @@ def _check(args: argparse.Namespace) -> None:
     for path in (args.checkpoint, args.motion_module):
         if path is not None and not path.exists():
             raise InputError(f"{path} does not exist. Check the path")
-    check_kinds((
-        (args.checkpoint, ("sd15",), "a checkpoint"),
-        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
-    ))  # fmt: skip
+    check_kinds(args)
     if args.output is not None:
         _make_folder(args.output)
         for name in (JSON_NAME, HTML_NAME, PARTIAL_NAME):

@@ -155,14 +155,7 @@ def _check_files(args: argparse.Namespace) -> ModelFiles:
         args.motion_scale,
         args.motion_effect,
     )
-    check_kinds((
-        (args.checkpoint, ("sd15",), "a checkpoint"),
-        (args.refiner, ("sd15",), "a refiner's checkpoint"),
-        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
-        (args.vae, ("vae", "sd15"), "a VAE"),
-        *((path, ("lora",), "a LoRA") for path, _ in args.lora),
-        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
-    ))  # fmt: skip
+    check_kinds(args)
     return files
 
 

@@ -126,15 +126,7 @@ def check_models(args: argparse.Namespace) -> None:
     for flag, path in model_files(args):
         if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
-    check_kinds((
-        (args.checkpoint, ("sd15",), "a checkpoint"),
-        (args.refiner, ("sd15",), "a refiner's checkpoint"),
-        (args.motion_module, ("motion-module",), "a motion module for SD 1.5"),
-        (args.vae, ("vae", "sd15"), "a VAE"),
-        *((path, ("lora",), "a LoRA") for path, _ in [*args.lora, *args.refiner_lora]),
-        *((path, ("motion-lora",), "a motion LoRA") for path, _ in args.motion_lora),
-        *((path, ("controlnet",), "a ControlNet") for path, *_ in args.controlnet),
-    ))  # fmt: skip
+    check_kinds(args)
 
 
 def _check_names(args: argparse.Namespace) -> None:

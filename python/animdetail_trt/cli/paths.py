@@ -4,7 +4,7 @@ another output."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +28,34 @@ def model_files(args: argparse.Namespace) -> list[NamedFile]:
     return [(name, path) for name, path in files if path is not None]
 
 
-def check_kinds(files: Iterable[tuple[Path | None, Collection[Kind], str]]) -> None:
-    """Look at the headers of those that were given, each with the kinds that it may be and what it is used as: a
-    checkpoint, which may be a folder too, or something else. Raises CheckpointError."""
+# What the file of an option may be, and what it is used as.
+_USES: dict[str, tuple[tuple[Kind, ...], str]] = {
+    "checkpoint": (("sd15",), "a checkpoint"),
+    "refiner": (("sd15",), "a refiner's checkpoint"),
+    "motion_module": (("motion-module",), "a motion module for SD 1.5"),
+    "vae": (("vae", "sd15"), "a VAE"),
+    "lora": (("lora",), "a LoRA"),
+    "refiner_lora": (("lora",), "a LoRA"),
+    "motion_lora": (("motion-lora",), "a motion LoRA"),
+    "controlnet": (("controlnet",), "a ControlNet"),
+}
+
+
+def check_kinds(args: argparse.Namespace) -> None:
+    """Look at the headers of the models that were given, with whichever of the options the command has: a checkpoint
+    may be a folder too. Raises CheckpointError."""
     from animdetail_trt.models.checkpoint import check_file
 
-    for path, kinds, purpose in files:
-        if path is not None and not path.is_dir():
-            check_file(path, kinds, purpose)
-        elif path is not None and not purpose.endswith("checkpoint"):
-            raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
+    for option, (kinds, purpose) in _USES.items():
+        given = getattr(args, option, None)
+        several = [path for path, *_ in given] if isinstance(given, list) else [given]
+        for path in several:
+            if not isinstance(path, Path):  # not given; or the switch --controlnet of build-engines
+                continue
+            if not path.is_dir():
+                check_file(path, kinds, purpose)
+            elif not purpose.endswith("checkpoint"):
+                raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
 
 
 def check_paths_differ(args: argparse.Namespace, source: Source) -> None:
