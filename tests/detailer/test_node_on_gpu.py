@@ -104,9 +104,9 @@ def test_pixels_are_worked_on_where_the_vae_is(tiny: Path, monkeypatch: pytest.M
         downloaded.append(source.numel() if source.dtype == torch.float32 else 0)
         download(lane, source, target)
 
-    def look(out: Tensor, frames: Tensor, *rest: Any) -> Tensor:
+    def look(out: Tensor, frames: Tensor, *rest: Any, **options: Any) -> Tensor:
         devices.update((out.device.type, frames.device.type))
-        return resize(out, frames, *rest)
+        return resize(out, frames, *rest, **options)
 
     monkeypatch.setattr(transfer.Lane, "upload", count_upload)
     monkeypatch.setattr(transfer.Lane, "download", count_download)

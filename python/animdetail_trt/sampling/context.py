@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -89,12 +90,25 @@ def windows(frames: int, options: ContextOptions | None, step: int = 0) -> list[
     return _SCHEDULES[options.schedule](frames, options, step)
 
 
-def frames_of(values: Tensor, window: Window) -> Tensor:
-    """``values[window]``; a view where the frames follow each other, since a list is an upload that a GPU waits for."""
-    first, count = window[0], len(window)
-    if window == list(range(first, first + count)):
-        return values[first : first + count]
-    return values[window]
+def frames_of(values: Tensor, window: Sequence[int]) -> Tensor:
+    """``values[window]``; a view where the frames follow each other."""
+    return values[_index(tuple(window), values.device)]
+
+
+@lru_cache(maxsize=1024)
+def _index(window: tuple[int, ...], device: torch.device) -> slice | Tensor:
+    """What picks these frames of a tensor on ``device``. A plain list would be uploaded every time, and waited for."""
+    first, last = window[0], window[-1]
+    if window == tuple(range(first, last + 1)):
+        return slice(first, last + 1)
+    return torch.tensor(window, device=device)
+
+
+@lru_cache(maxsize=1024)
+def _weights_on(
+    device: torch.device, dtype: torch.dtype, window: tuple[int, ...], frames: int, options: ContextOptions
+) -> Tensor:
+    return window_weights(list(window), frames, options).to(device, dtype)
 
 
 def repeated(values: Tensor, frames: int) -> Tensor:
@@ -240,8 +254,8 @@ def fuse(estimates: Sequence[Tensor], spans: Sequence[Window], frames: int, opti
     for estimate, window in zip(estimates, spans, strict=True):
         # A strided window may come around to a frame twice; the later one holds, as in the reference.
         place = {frame: k for k, frame in enumerate(window)}
-        weights = window_weights(window, frames, options).to(total)[list(place.values())]
-        shape = (-1, *[1] * (total.ndim - 1))
-        total[list(place)] += estimate[list(place.values())] * weights.view(shape)
-        count[list(place)] += weights
+        target, kept = _index(tuple(place), total.device), list(place.values())
+        weights = frames_of(_weights_on(total.device, total.dtype, tuple(window), frames, options), kept)
+        total[target] += frames_of(estimate, kept) * weights.view(-1, *[1] * (total.ndim - 1))
+        count[target] += weights
     return total / count.clamp(min=1e-37).view(-1, *[1] * (total.ndim - 1))
