@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,23 @@ def test_pixels_are_worked_on_where_the_vae_is(tiny: Path, monkeypatch: pytest.M
     detail(case, tiny, device="cuda", dtype="float32")
     assert sum(uploaded) == sum(downloaded) == case.frames.numel()
     assert devices == {"cuda"}
+
+
+@pytest.mark.parametrize("name", ["context_overlap_linear", "controlnet_motion_window"])
+def test_a_step_waits_for_nothing(name: str, tiny: Path) -> None:
+    """What the host waits for in a run does not grow with its steps."""
+    case = load_case(name)
+    pipe, segs = case.pipe(tiny, device="cuda", dtype="float32"), case.controlled_segs(tiny, "cuda")
+
+    def waits(steps: int) -> int:
+        settings = case.settings["params"] | {"steps": steps}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            adt.DetailerForEachPipeForAnimateDiff.doit(case.frames, segs, **settings, basic_pipe=pipe)
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing CUDA operation" in str(one.message) for one in told)
+
+    waits(3)  # what is uploaded once and kept
+    few, many = waits(3), waits(5)
+    assert few == many > 0
