@@ -119,11 +119,25 @@ def test_a_missing_mask_key_is_named(tmp_path: Path) -> None:
         read_segs(path)
 
 
-@pytest.mark.parametrize("value", [255.0, -1.0, float("nan")])
-def test_a_mask_of_bytes_is_refused(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "told"), [(255.0, r"spans 255\.\.255\. Divide"), (-1.0, r"spans -1\.\.-1"), (float("nan"), "NaN")]
+)
+def test_a_mask_of_no_0_to_1_is_refused(tmp_path: Path, value: float, told: str) -> None:
     save_file({"m": torch.full((2, 2), value)}, tmp_path / "a.safetensors")
-    with pytest.raises(MediaError, match=r"a\.safetensors#m holds values outside 0\.\.1\. Divide by 255"):
+    with pytest.raises(MediaError, match=rf"segs\[0\]: mask a\.safetensors#m .*{told}"):
         read_segs(put(tmp_path, {"bbox": [0, 0, 2, 2], "mask": "a.safetensors#m"}))
+
+
+def test_masks_of_integers(tmp_path: Path) -> None:
+    """As the node takes them: 0..255, and 0 and 1."""
+    bytes_, ones = torch.tensor([[0, 255], [51, 255]], dtype=torch.uint8), torch.tensor([[0, 1]])
+    save_file({"m": bytes_}, tmp_path / "a.safetensors")
+    (read,) = read_segs(put(tmp_path, {"bbox": [0, 0, 2, 2], "mask": "a.safetensors#m"}))[1]
+    assert torch.equal(read.cropped_mask, bytes_ / 255)
+    write_segs(tmp_path / "segs.json", ((4, 4), [read._replace(cropped_mask=mask) for mask in (bytes_, ones)]))
+    first, second = read_segs(tmp_path / "segs.json")[1]
+    assert torch.equal(first.cropped_mask, bytes_ / 255)
+    assert torch.equal(second.cropped_mask, ones.float())
 
 
 def test_masks_that_are_named(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.arrays import float_tensor
 from animdetail_trt.checks import is_number, is_whole
-from animdetail_trt.detailer.arrays import float_tensor
 from animdetail_trt.detailer.canvas import Canvas, HostCanvas, lane_beside, open_canvas
 from animdetail_trt.detailer.foreign import ForeignModel, is_foreign, settings_for
 from animdetail_trt.detailer.hooks import METHODS, NO_HOOKS, REFERENCE_METHODS, Hooks

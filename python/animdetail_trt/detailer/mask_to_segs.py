@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from animdetail_trt.arrays import holds_integers, mask_tensor
 from animdetail_trt.checks import is_finite, is_whole
-from animdetail_trt.detailer.arrays import holds_integers, mask_tensor
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import make_crop_region
 from animdetail_trt.segs import SEG, SEGS, CropRegion

@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from animdetail_trt import ops
+from animdetail_trt.arrays import float_tensor, mask_tensor
 from animdetail_trt.checks import is_finite
-from animdetail_trt.detailer.arrays import float_tensor, mask_tensor
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError

@@ -17,7 +17,8 @@
     }
 
 A mask covers the crop_region and its path is relative to the JSON file: an image (its luminance), a folder of
-images (one mask per frame, natural order), or ``masks.safetensors#KEY``, a float (h, w) or (n, h, w) in 0..1.
+images (one mask per frame, natural order), or ``masks.safetensors#KEY``, (h, w) or (n, h, w) of floats in 0..1 or
+integers in 0..255.
 ``cropped_image`` and ``control_net_wrapper`` are not kept.
 """
 
@@ -31,7 +32,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import MediaError
+from animdetail_trt.arrays import mask_tensor
+from animdetail_trt.errors import InputError, MediaError
 from animdetail_trt.geometry import make_crop_region
 from animdetail_trt.media.images import list_images, read_masks
 from animdetail_trt.media.staging import staged_file
@@ -58,13 +60,16 @@ def named_masks(path: Path) -> list[Path]:
 
 
 def write_segs(path: Path, segs: SEGS) -> None:
-    """Write ``segs`` to ``path``, their masks, exactly, to STEM.masks.safetensors beside it."""
+    """Write ``segs`` to ``path``, their masks, as float32 in 0..1, to STEM.masks.safetensors beside it.
+
+    Raises InputError for a mask that the node would refuse.
+    """
     from safetensors.torch import save
 
     (height, width), entries = segs
     masks_path = masks_path_of(path)
     masks = {
-        str(i): torch.as_tensor(seg.cropped_mask, dtype=torch.float32).contiguous() for i, seg in enumerate(entries)
+        str(i): mask_tensor(seg.cropped_mask, f"segs[{i}].cropped_mask").contiguous() for i, seg in enumerate(entries)
     }
     document = {
         "size": [int(height), int(width)],
@@ -180,10 +185,10 @@ def _read_tensor(path: Path, key: str, where: str) -> Tensor:
         raise MediaError(
             f"{where}: mask {path.name}#{key} has shape {tuple(mask.shape)}; it must be (h, w) or (n, h, w)."
         )
-    mask = mask.to(torch.float32)
-    if not ((mask >= -1e-3) & (mask <= 1 + 1e-3)).all():
-        raise MediaError(f"{where}: mask {path.name}#{key} holds values outside 0..1. Divide by 255 if it holds bytes.")
-    return mask
+    try:
+        return mask_tensor(mask, f"mask {path.name}#{key}")
+    except InputError as error:
+        raise MediaError(f"{where}: {error}") from None
 
 
 def _bbox_mask(bbox: CropRegion, crop_region: CropRegion, size: tuple[int, int], where: str) -> Tensor:
