@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+USE_TORCH = "Use backend='torch' (--backend torch)"
+"""The remedy for what goes wrong in an engine or a graph."""
+
 
 class AnimDetailError(Exception):
     """Base of everything this package raises on purpose."""
@@ -37,6 +40,10 @@ class UnavailableError(AnimDetailError):
 
 class EngineError(AnimDetailError):
     """A graph or an engine cannot be made, read or run."""
+
+
+class FullDeviceError(EngineError):
+    """An engine found too little of the GPU's memory free; a later call may find more."""
 
 
 class UncoveredError(EngineError):

@@ -22,7 +22,14 @@ from animdetail_trt.comfyui.accelerate import Accelerated, read_call
 from animdetail_trt.comfyui.facts import ModelFacts, MotionFacts, why_not
 from animdetail_trt.comfyui.settings import DetailerSettings, settings_of, with_settings
 from animdetail_trt.comfyui.unet import Runner, Unavailable, UNetFiles, Weights, engines_for
-from animdetail_trt.errors import CheckpointError, EngineError, InputError, LostDeviceError, UncoveredError
+from animdetail_trt.errors import (
+    CheckpointError,
+    EngineError,
+    FullDeviceError,
+    InputError,
+    LostDeviceError,
+    UncoveredError,
+)
 from golden_cases import relative_norm
 
 INTERFACE = json.loads((Path(__file__).parents[1] / "golden" / "node_interfaces.json").read_text())
@@ -323,8 +330,7 @@ def test_a_runner_that_failed_is_tried_again_by_the_next_prompt(
 
 
 def test_a_gpu_that_is_full_takes_the_next_call(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
-    full = "the engine cannot be read: Cuda Runtime (out of memory). Free memory of the device, or set --vram-budget"
-    calls = _failing(wrapped, EngineError(full))
+    calls = _failing(wrapped, FullDeviceError("the engine cannot be read: Cuda Runtime (out of memory)"))
     args, untouched = _arguments(pipe), torch.ones(6, 4, 8, 8)
     for _ in range(2):
         assert wrapped(lambda x, t, **c: untouched, args) is untouched

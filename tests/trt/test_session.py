@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.errors import EngineError, FullDeviceError, InputError, UncoveredError
 from animdetail_trt.trt import execution, runtime_cache, session
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
@@ -312,6 +312,27 @@ def test_a_refused_call_is_an_engine_error_with_the_librarys_words(
     for h in (16, 2):
         x = batch(h=h)
         assert torch.equal(engine.run({"x": x}), affine(x))
+
+
+@pytest.mark.parametrize(
+    ("line", "full"),
+    [
+        ("IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (out of memory)", True),
+        ("Error Code 2: OutOfMemory (Requested size was 1 bytes.)", True),
+        ("Error Code 3: API Usage Error (the memory format is not supported)", False),
+    ],
+)
+def test_a_full_gpu_is_told_from_other_failures(
+    open_session: Any, monkeypatch: pytest.MonkeyPatch, line: str, full: bool
+) -> None:
+    def refuse(context: Context, stream: int) -> bool:
+        context.engine.logger.log(Severity.ERROR, line)
+        return False
+
+    monkeypatch.setattr(Context, "execute_async_v3", refuse)
+    with pytest.raises(EngineError) as error:
+        open_session().run({"x": batch(h=2)})
+    assert isinstance(error.value, FullDeviceError) == full
 
 
 def test_shapes_that_were_set_half_way_are_set_again(

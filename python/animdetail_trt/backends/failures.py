@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 import torch
 
-from animdetail_trt.errors import AnimDetailError, EngineError, LostDeviceError, UncoveredError, is_out_of_memory
+from animdetail_trt.errors import (
+    USE_TORCH,
+    AnimDetailError,
+    EngineError,
+    LostDeviceError,
+    UncoveredError,
+    is_out_of_memory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +27,7 @@ def engine_failures(
     device: torch.device,
     what: str = "the engine",
     passes: Callable[[Exception], bool] = lambda error: False,
-    remedy: str = "Use backend='torch'",
+    remedy: str = USE_TORCH,
 ) -> Iterator[None]:
     """Opening and running ``what``: an unexpected exception becomes an EngineError with its type and first line.
 

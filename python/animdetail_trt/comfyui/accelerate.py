@@ -21,6 +21,7 @@ from animdetail_trt.errors import (
     AnimDetailError,
     CheckpointError,
     EngineError,
+    FullDeviceError,
     InputError,
     LostDeviceError,
     UncoveredError,
@@ -194,12 +195,11 @@ class Accelerated:
             with engine_failures(latents.device, self.runner.name, host.is_interrupt, _REMEDY):
                 runner: UNetRunner = self.runner.open()
                 return runner(latents, timestep, call.tokens, call.residuals)
-        except UncoveredError:
+        except (UncoveredError, FullDeviceError):
             raise
         except EngineError as error:
-            if "memory" not in str(error).lower():  # the words of TensorRT where the GPU is full
-                self.runner.broken = str(error)
-                Accelerated.failures += 1
+            self.runner.broken = str(error)
+            Accelerated.failures += 1
             raise
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from animdetail_trt.errors import USE_TORCH
 from animdetail_trt.trt.log import EngineLog
 from animdetail_trt.trt.profile import Shape
 from animdetail_trt.trt.runtime_cache import RuntimeCache
@@ -17,7 +18,7 @@ from animdetail_trt.trt.runtime_cache import RuntimeCache
 Plan: TypeAlias = bytes | memoryview | mmap
 
 REBUILD = "Build it again for this machine: animdetail-trt build-engines"
-_REPORT = "Use backend='torch', and report this with the output of animdetail-trt doctor"
+_REPORT = f"{USE_TORCH}, and report this with the output of animdetail-trt doctor"
 
 
 class Execution:
@@ -63,11 +64,12 @@ class Execution:
     def _deserialise(self, plan: Plan) -> Any:
         read = self._runtime.deserialize_cuda_engine
         engine = _ask(self._log, "be read", read, plan, remedy=REBUILD)
-        if engine is None and self._log.mentions("memory") and torch.cuda.is_initialized():
+        if engine is None and self._log.tells_of_full_memory and torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # torch may hold what the weights need
             engine = _ask(self._log, "be read", read, plan, remedy=REBUILD)
         if engine is None:
-            remedy = "Free memory of the device, or set --vram-budget" if self._log.mentions("memory") else REBUILD
+            full = self._log.tells_of_full_memory
+            remedy = "Free memory of the device, or set --vram-budget" if full else REBUILD
             raise self._log.failure("the engine cannot be read", remedy)
         return engine
 

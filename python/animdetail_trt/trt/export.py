@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import EngineError
+from animdetail_trt.errors import USE_TORCH, EngineError
 from animdetail_trt.trt.graphs import example_inputs
 from animdetail_trt.trt.optional import optional
 from animdetail_trt.trt.profile import Inputs
@@ -146,6 +146,6 @@ def check_graph(
         if distance > TOLERANCES[precision]:
             raise EngineError(
                 f"the exported graph {graph.path.name} is {distance:.1e} away from torch at {size}; "
-                f"{TOLERANCES[precision]:.0e} is allowed. Use backend='torch', and report this with your versions of "
+                f"{TOLERANCES[precision]:.0e} is allowed. {USE_TORCH}, and report this with your versions of "
                 "torch and diffusers (animdetail-trt doctor)"
             )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from animdetail_trt.errors import EngineError
+from animdetail_trt.errors import EngineError, FullDeviceError
 
 Listener: TypeAlias = Callable[[Any, str], None]
 """Is given the severity (a member of ``trt.ILogger.Severity``) and the message."""
@@ -42,11 +42,13 @@ class EngineLog:
         """The error to raise where a call failed: what failed, the last error lines, and the remedy."""
         lines = [*self._errors, *([] if error is None else [_short(str(error))])]
         self._errors.clear()
-        return EngineError(f"{what}: {'; '.join(lines) or 'the library does not say why'}. {remedy}")
+        kind = FullDeviceError if _tells_of_full_memory(lines) else EngineError
+        return kind(f"{what}: {'; '.join(lines) or 'the library does not say why'}. {remedy}")
 
-    def mentions(self, word: str) -> bool:
-        """Whether an error line since the last failure has this word."""
-        return any(word in line.lower() for line in self._errors)
+    @property
+    def tells_of_full_memory(self) -> bool:
+        """Whether an error line since the last failure does."""
+        return _tells_of_full_memory(self._errors)
 
     def _hear(self, severity: Any, message: str) -> None:
         if severity in self._serious:
@@ -60,6 +62,11 @@ class EngineLog:
 def engine_log(trt: Any) -> EngineLog:
     """The one log of a library: it keeps the first logger that a process gives it and ignores every other."""
     return EngineLog(trt)
+
+
+def _tells_of_full_memory(lines: Iterable[str]) -> bool:
+    """By TensorRT's words for cudaErrorMemoryAllocation and its own ErrorCode."""
+    return any(words in line.lower() for line in lines for words in ("out of memory", "outofmemory"))
 
 
 def _short(message: str) -> str:

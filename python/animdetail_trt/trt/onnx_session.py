@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import EngineError
+from animdetail_trt.errors import USE_TORCH, EngineError
 from animdetail_trt.trt.optional import optional
 from animdetail_trt.trt.profile import Inputs, Profile
 from animdetail_trt.trt.session import Session, choose_profile, read_sizes
@@ -45,5 +45,5 @@ class OnnxSession(Session):
                     str(self.path), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # onnxruntime has its own kinds
-                raise EngineError(f"onnxruntime cannot load {self.path}: {error}. Use backend='torch'") from error
+                raise EngineError(f"onnxruntime cannot load {self.path}: {error}. {USE_TORCH}") from error
         return self._session
