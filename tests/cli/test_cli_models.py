@@ -95,6 +95,14 @@ def test_the_refiner_is_the_nodes(
     assert (parameters["refiner_ratio"], parameters["refiner_lora"]) == (0.5, [[str(lora), 0.5]])
 
 
+def test_a_refiner_without_text_encoder_reads_with_the_checkpoints(
+    command: Callable[..., Any], refiner_checkpoint: Path, tiny: Path
+) -> None:
+    """Both are tiny_clip."""
+    made, _ = command("--refiner", tiny / "tiny_refiner.safetensors", "--refiner-ratio", 0.5)
+    assert np.array_equal(made, command("--refiner", refiner_checkpoint, "--refiner-ratio", 0.5)[0])
+
+
 def test_controlnets_are_a_chain_on_every_segment(
     command: Callable[..., Any], api: Callable[..., np.ndarray], tiny: Path
 ) -> None:

@@ -67,7 +67,12 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def _add_refiner(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("refiner", "a second model, which takes the last steps")
     add = group.add_argument
-    add("--refiner", type=Path, metavar="CHECKPOINT", help="a checkpoint whose UNet refines, without motion module")
+    add(
+        "--refiner",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a checkpoint whose UNet refines, without motion module; where it has no text encoder, the other's reads",
+    )
     add("--refiner-ratio", type=between(0, 1), help=f"part of the steps (default: {REFINER_RATIO})")
     add("--refiner-prompt", help="in place of --prompt")
     add("--refiner-negative", help="in place of --negative")
@@ -180,9 +185,8 @@ def load_models(args: argparse.Namespace) -> Models:
     ).with_prompt(args.prompt, args.negative)  # fmt: skip
     refiner = None
     if args.refiner is not None:
-        refiner = load_pipe(
-            args.refiner, vae=pipe.vae, loras=args.refiner_lora, device=pipe.vae.device, **shared
-        ).with_prompt(
+        refiner = load_pipe(args.refiner, vae=pipe.vae, loras=args.refiner_lora, device=pipe.vae.device, **shared)
+        refiner = refiner._replace(clip=refiner.clip or pipe.clip).with_prompt(
             args.prompt if args.refiner_prompt is None else args.refiner_prompt,
             args.negative if args.refiner_negative is None else args.refiner_negative,
         )
