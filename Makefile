@@ -80,6 +80,7 @@ gpu-test: gpu-build
 gpu-sanitize: gpu-build
 	$(GPU_ENV) PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) $(GPU_SHORT)
 	$(GPU_ENV) $(SANITIZE) --tool racecheck $(PYTHON) $(GPU_SHORT)
+	$(GPU_ENV) $(SANITIZE) --tool synccheck $(PYTHON) $(GPU_SHORT)
 
 gpu-bench: gpu-build
 	$(GPU_ENV) $(PYTHON) benchmarks/bench_pixels_gpu.py --output $(RESULTS)

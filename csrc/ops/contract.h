@@ -78,16 +78,18 @@ inline void check_same_device(const char* op, Argument first, std::initializer_l
   }
 }
 
-// f h w c, or f c h w where channels_first.
+// f h w c, or f c h w where channels_first. A single frame, or row, is followed by none: torch up to 2.9 gives it a
+// stride of 1, by which it would seem to begin at no whole four elements.
 inline Pixels pixels(const TensorView& view, bool channels_first = false) {
   const int c = channels_first ? 1 : 3, h = channels_first ? 2 : 1, w = channels_first ? 3 : 2;
+  const auto to_next = [&](int axis) { return view.shape[axis] > 1 ? view.strides[axis] : 0; };
   return {static_cast<char*>(view.data),
           view.shape[0],
           view.shape[h],
           view.shape[w],
           view.shape[c],
-          view.strides[0],
-          view.strides[h],
+          to_next(0),
+          to_next(h),
           view.strides[w],
           view.strides[c],
           element_of(view.dtype).value_or(Element::Float32)};

@@ -13,15 +13,6 @@ namespace {
 using namespace resample;
 
 constexpr int kDirectThreads = 128;
-// What a block shares where that is enough, and the blocks of a multiprocessor that registers are left for: while some
-// load, others sum. Build options, to measure others.
-#if !defined(ANIMDETAIL_TILE_KIB)
-#define ANIMDETAIL_TILE_KIB 55
-#endif
-#if !defined(ANIMDETAIL_BLOCKS)
-#define ANIMDETAIL_BLOCKS 4
-#endif
-constexpr int kSharedBytes = ANIMDETAIL_TILE_KIB << 10, kBlocks = ANIMDETAIL_BLOCKS;
 
 template <int channels>
 __device__ __forceinline__ void sum_first(const TileJob& job, const Tile& tile, uint32_t* shared) {
@@ -96,6 +87,19 @@ std::shared_ptr<const AxisTable> table_of(cuda::Tables&, const AxisKey& key) {
   return table;
 }
 
+int attribute(const char* op, cudaDeviceAttr name, int device) {
+  int value = 0;
+  cuda::check(op, cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+Card card_of(const char* op, int device) {
+  return {attribute(op, cudaDevAttrMultiProcessorCount, device),
+          attribute(op, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+          attribute(op, cudaDevAttrReservedSharedMemoryPerBlock, device),
+          attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
+}
+
 // The tables of an axis on the current device: what tiles read, or what is read without them.
 Axis place(cuda::Tables& tables, const AxisTable& table, bool tiled) {
   const void* placed = tables.get((tiled ? "blocks" : "taps") + name_of(table.key), [&] {
@@ -113,19 +117,14 @@ Axis place(cuda::Tables& tables, const AxisTable& table, bool tiled) {
   return axis;
 }
 
-int attribute(const char* op, cudaDeviceAttr name, int device) {
-  int value = 0;
-  cuda::check(op, cudaDeviceGetAttribute(&value, name, device));
-  return value;
-}
-
+// most_bytes: what a block may share on this card, or 0: without tiles. A kernel is allowed all of it at once, since a
+// plan's own size would be less than a captured one before it needs.
 template <int channels, Range range, bool blends, bool any>
-void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
-  if (tiled) {
+void launch(const TileJob& job, int most_bytes, cudaStream_t stream) {
+  if (most_bytes > 0) {
     const auto kernel = resample_tiles<channels, range, blends, any>;
     if (job.plan.shared_bytes > 48 << 10) {
-      cuda::check("resample",
-                  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.plan.shared_bytes));
+      cuda::check("resample", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes));
     }
     const dim3 grid(static_cast<unsigned>(job.plan.across),
                     static_cast<unsigned>(std::min(job.plan.down, cuda::kMaxGridY)),
@@ -138,18 +137,19 @@ void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
 }
 
 template <bool any>
-void launch_rgb(const TileJob& job, bool tiled, cudaStream_t stream) {
-  if (job.source_range == Range::Unit) return launch<3, Range::Unit, false, any>(job, tiled, stream);
-  job.mask.data ? launch<3, Range::Vae, true, any>(job, tiled, stream)
-                : launch<3, Range::Vae, false, any>(job, tiled, stream);
+void launch_rgb(const TileJob& job, int most_bytes, cudaStream_t stream) {
+  if (job.source_range == Range::Unit) return launch<3, Range::Unit, false, any>(job, most_bytes, stream);
+  job.mask.data ? launch<3, Range::Vae, true, any>(job, most_bytes, stream)
+                : launch<3, Range::Vae, false, any>(job, most_bytes, stream);
 }
 
-void launch(const TileJob& job, bool tiled, cudaStream_t stream) {
+void launch(const TileJob& job, int most_bytes, cudaStream_t stream) {
   switch (job.target.channels) {
-    case 1: return launch<1, Range::Unit, false, false>(job, tiled, stream);
-    case 2: return launch<2, Range::Unit, false, false>(job, tiled, stream);
-    case 3: return all_floats(job) ? launch_rgb<false>(job, tiled, stream) : launch_rgb<true>(job, tiled, stream);
-    default: return launch<4, Range::Unit, false, false>(job, tiled, stream);
+    case 1: return launch<1, Range::Unit, false, false>(job, most_bytes, stream);
+    case 2: return launch<2, Range::Unit, false, false>(job, most_bytes, stream);
+    case 3:
+      return all_floats(job) ? launch_rgb<false>(job, most_bytes, stream) : launch_rgb<true>(job, most_bytes, stream);
+    default: return launch<4, Range::Unit, false, false>(job, most_bytes, stream);
   }
 }
 
@@ -172,10 +172,8 @@ void resample_cuda(const ResampleJob& job, CudaStream stream) {
                      table(job.source.height, job.height, job.top, job.target.height, 0, 0));
   };
   auto [x, y] = tables_of(written.phase);
-  const int blocks = kBlocks * attribute(op, cudaDevAttrMultiProcessorCount, stream.device);
-  const int most_bytes = attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device);
-  std::optional<Plan> plan = plan_tiles(job, *x, *y, read.access, written.access, {kSharedBytes, blocks});
-  if (!plan) plan = plan_tiles(job, *x, *y, read.access, written.access, {most_bytes, blocks});
+  const Card card = card_of(op, stream.device);
+  const auto plan = plan_tiles(job, *x, *y, read.access, written.access, card);
   if (!plan && written.phase) std::tie(x, y) = tables_of(0);
   const bool tiled = plan.has_value();
   const TileJob tile_job{job.source,
@@ -187,7 +185,7 @@ void resample_cuda(const ResampleJob& job, CudaStream stream) {
                          job.source_range,
                          job.target_range,
                          job.vertical_first};
-  launch(tile_job, tiled, cuda::handle(stream));
+  launch(tile_job, tiled ? card.most_bytes : 0, cuda::handle(stream));
   cuda::check(op, cudaGetLastError());
 }
 

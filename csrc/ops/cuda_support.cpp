@@ -6,7 +6,7 @@
 namespace animdetail::cuda {
 namespace {
 
-// Past this, tables that no CUDA graph may hold are freed.
+// What tables that no CUDA graph may hold are freed beyond.
 constexpr size_t kMaxTableBytes = size_t{64} << 20;
 
 const char* remedy(cudaError_t code) {
@@ -33,7 +33,7 @@ struct Table {
 
 struct DeviceTables {
   std::map<std::string, Table> tables;
-  size_t bytes = 0;
+  size_t loose_bytes = 0;  // of those that are not captured
 };
 
 std::mutex tables_lock;
@@ -50,7 +50,7 @@ class OutsideCapture {
 };
 
 void trim(const char* op, DeviceTables& held) {
-  if (held.bytes <= kMaxTableBytes) return;
+  if (held.loose_bytes <= kMaxTableBytes) return;
   const OutsideCapture outside;
   for (auto it = held.tables.begin(); it != held.tables.end();) {
     if (it->second.captured) {
@@ -58,7 +58,7 @@ void trim(const char* op, DeviceTables& held) {
       continue;
     }
     check(op, cudaFree(it->second.data));  // waits for the kernels that read it
-    held.bytes -= it->second.bytes;
+    held.loose_bytes -= it->second.bytes;
     it = held.tables.erase(it);
   }
 }
@@ -118,10 +118,14 @@ const void* Tables::get(const std::string& key, const std::function<std::vector<
       held.tables.erase(it);
       throw;
     }
-    held.bytes += bytes.size();
+    held.loose_bytes += bytes.size();
   }
-  it->second.captured |= capturing_;
-  return it->second.data;
+  Table& table = it->second;
+  if (capturing_ && !table.captured) {
+    table.captured = true;
+    held.loose_bytes -= table.bytes;
+  }
+  return table.data;
 }
 
 }  // namespace animdetail::cuda

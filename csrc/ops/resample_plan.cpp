@@ -80,6 +80,23 @@ Candidate candidate(const ResampleJob& job, const AxisTable& x, const AxisTable&
   return {plan, (load + first + second + 1000) / (static_cast<double>(width) * height)};
 }
 
+std::vector<Candidate> candidates(const ResampleJob& job, const AxisTable& x, const AxisTable& y) {
+  constexpr int kSizes = 8;
+  std::vector<Extent> wide, high;
+  for (int size = 1; size <= kSizes; ++size) {
+    wide.emplace_back(x, size * kGroup);
+    high.emplace_back(y, size * kGroup);
+  }
+  std::vector<Candidate> made;
+  for (int column = 0; column < kSizes; ++column) {
+    for (int row = 0; row < kSizes; ++row) {
+      Candidate next = candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
+      if (next.plan.by_words.divisor <= kThreads) made.push_back(next);
+    }
+  }
+  return made;
+}
+
 }  // namespace
 
 AxisTable::AxisTable(const AxisKey& key) : key(key) {
@@ -148,28 +165,30 @@ Layout layout_of(const Pixels& pixels, bool vertical_first) {
 }
 
 std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
-                               Access writing, Room room) {
-  constexpr int kSizes = 8;
-  std::vector<Extent> wide, high;
-  for (int size = 1; size <= kSizes; ++size) {
-    wide.emplace_back(x, size * kGroup);
-    high.emplace_back(y, size * kGroup);
-  }
-  std::optional<Candidate> best;
-  for (int column = 0; column < kSizes; ++column) {
-    for (int row = 0; row < kSizes; ++row) {
-      Candidate next = candidate(job, x, y, (column + 1) * kGroup, (row + 1) * kGroup, wide[column], high[row]);
+                               Access writing, const Card& card) {
+  const std::vector<Candidate> all = candidates(job, x, y);
+  const auto best_of = [&](int bytes, int blocks) {
+    std::optional<Plan> best;
+    double least = 0;
+    for (const Candidate& one : all) {
       // The last blocks run while others have nothing left to do.
-      const double tiles = static_cast<double>(next.plan.across) * next.plan.down * job.target.frames;
-      next.cost *= 1 + 0.5 * room.blocks / tiles;
-      const bool fits = next.plan.shared_bytes <= room.shared_bytes && next.plan.by_words.divisor <= kThreads;
-      if (fits && (!best || next.cost < best->cost)) best = next;
+      const double tiles = static_cast<double>(one.plan.across) * one.plan.down * job.target.frames;
+      const double cost = one.cost * (1 + 0.5 * blocks * card.processors / tiles);
+      if (one.plan.shared_bytes > bytes || (best && cost >= least)) continue;
+      best = one.plan;
+      least = cost;
     }
+    return best;
+  };
+  std::optional<Plan> plan;
+  for (int blocks = kBlocks; blocks > 0 && !plan; --blocks) {
+    plan = best_of(std::min(kSharedBytes, card.shared_bytes / blocks - card.reserved_bytes), blocks);
   }
-  if (!best) return std::nullopt;
-  best->plan.reading = reading;
-  best->plan.writing = writing;
-  return best->plan;
+  if (!plan) plan = best_of(card.most_bytes, 1);
+  if (!plan) return std::nullopt;
+  plan->reading = reading;
+  plan->writing = writing;
+  return plan;
 }
 
 }  // namespace animdetail::resample

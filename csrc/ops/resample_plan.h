@@ -36,13 +36,25 @@ struct Layout {
 };
 Layout layout_of(const Pixels& pixels, bool vertical_first);
 
-// What tiles are made for: the most that a block may share, and how many blocks run at once.
-struct Room {
-  int shared_bytes, blocks;
+// Of a multiprocessor: the blocks that registers are left for, so that some sum while others load, and the most that
+// each of them shares where that is enough: what is best on an H100. Build options, to measure others.
+#if !defined(ANIMDETAIL_BLOCKS)
+#define ANIMDETAIL_BLOCKS 4
+#endif
+#if !defined(ANIMDETAIL_TILE_KIB)
+#define ANIMDETAIL_TILE_KIB 55
+#endif
+inline constexpr int kBlocks = ANIMDETAIL_BLOCKS, kSharedBytes = ANIMDETAIL_TILE_KIB << 10;
+
+// What CUDA says of shared memory: a multiprocessor's, what each of its blocks costs beside its own, and the most that
+// one block may have.
+struct Card {
+  int processors, shared_bytes, reserved_bytes, most_bytes;
 };
 
-// No plan where not even small tiles fit.
+// Tiles of which kBlocks are at work in a multiprocessor, or fewer where those would be too small. No plan where not
+// even one fits.
 std::optional<Plan> plan_tiles(const ResampleJob& job, const AxisTable& x, const AxisTable& y, Access reading,
-                               Access writing, Room room);
+                               Access writing, const Card& card);
 
 }  // namespace animdetail::resample

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "animdetail/ops.h"
+#include "contract.h"
 #include "feather_tile.h"
 #include "paste_span.h"
 #include "resample_plan.h"
@@ -215,8 +216,12 @@ void check_resample() {
   AxisKey with_lead = along_x;
   with_lead.lead = written.phase;
   const AxisTable x_of_tiles(with_lead), y({int(job.source.height), int(job.height), int(job.top), int(height), 0, 0});
-  const int shared_bytes = chance(4) ? 12000 : 96 << 10;  // little room: small tiles, or none
-  auto plan = plan_tiles(job, x_of_tiles, y, read.access, written.access, {shared_bytes, 100});
+  // Cards from Turing to Hopper, and one so small that there is room for small tiles, or none.
+  constexpr int kKib[][2] = {{13, 12}, {64, 64}, {100, 99}, {164, 163}, {228, 227}};
+  const auto& [of_processor, of_block] = kKib[between(0, 4)];
+  const Card card{100, of_processor << 10, 1 << 10, of_block << 10};
+  auto plan = plan_tiles(job, x_of_tiles, y, read.access, written.access, card);
+  if (plan) require(plan->shared_bytes <= card.most_bytes, "resample: a tile is larger than a block may be");
   if (chance(10)) plan.reset();
   const bool tiled = plan.has_value();
   const AxisTable x = tiled ? x_of_tiles : AxisTable(along_x);
@@ -338,12 +343,27 @@ void check_formulas() {
   }
 }
 
+// A frame that is alone is read and written 16 bytes at a time, whatever stride a library gives it.
+void check_strides_that_mean_nothing() {
+  alignas(16) static float memory[3 * 8 * 4];
+  TensorView frame;
+  frame.data = memory;
+  frame.rank = 4;
+  const int64_t shape[] = {1, 4, 8, 3}, strides[] = {1, 24, 3, 1};
+  std::copy_n(shape, 4, frame.shape);
+  std::copy_n(strides, 4, frame.strides);
+  const Pixels picture = pixels(frame);
+  require(resample::layout_of(picture, false).access == resample::Access::Packed, "a single frame is strided");
+  require(blend::span_job({picture, picture, {}}).patch_aligned, "a single frame is not aligned");
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
   random_bits.seed(std::atoi(arguments[1]));
   const int jobs = std::atoi(arguments[2]);
   check_formulas();
+  check_strides_that_mean_nothing();
   for (int i = 0; i < jobs; ++i) {
     check_resample();
     check_feather();

@@ -43,7 +43,7 @@ def channels_planar(tensor: Tensor) -> Tensor:
 
 
 def cut_out(tensor: Tensor) -> Tensor:
-    holder = torch.zeros([side + 3 for side in tensor.shape], dtype=tensor.dtype)
+    holder = torch.zeros([side + 3 for side in tensor.shape], dtype=tensor.dtype, device=tensor.device)
     holder[tuple(slice(1, 1 + side) for side in tensor.shape)] = tensor
     return holder[tuple(slice(1, 1 + side) for side in tensor.shape)]
 

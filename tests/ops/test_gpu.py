@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pixels import SEEDS, SIDES, noise, unit
-from test_element_types import UNIT_TYPES, VAE_TYPES, picture
+from test_element_types import UNIT_TYPES, VAE_TYPES, layouts, picture
 from torch import Tensor
 
 from animdetail_trt import ops
@@ -225,28 +225,39 @@ def test_paste_from_vae(h: int, w: int, ph: int, pw: int, x: int, y: int, n: int
     assert equal(in_two, expected)
 
 
-@settings(max_examples=40)
+@settings(max_examples=120)
 @given(
     h=SIDES,
     w=SIDES,
     canvas_type=st.sampled_from(UNIT_TYPES),
     vae_type=st.sampled_from(VAE_TYPES),
     patch_type=st.sampled_from(UNIT_TYPES),
+    layout=layouts,
+    frames=st.integers(1, 2),
+    order=ORDERS,
     seed=SEEDS,
 )
 def test_element_types(
-    h: int, w: int, canvas_type: torch.dtype, vae_type: torch.dtype, patch_type: torch.dtype, seed: int
+    h: int,
+    w: int,
+    canvas_type: torch.dtype,
+    vae_type: torch.dtype,
+    patch_type: torch.dtype,
+    layout: Callable[[Tensor], Tensor],
+    frames: int,
+    order: Any,
+    seed: int,
 ) -> None:
-    """A segment through pictures of every type, in one pass and in two."""
+    """A segment through pictures of every type and layout, in one pass and in two, from rows that begin anywhere."""
 
     def run(device: str) -> list[Tensor]:
-        canvas = picture(seed, 2, h, w, 3, dtype=canvas_type).to(device)
-        mask, pixels = rand(h, w, seed=seed).to(device), torch.zeros(2, 3, 64, 72, dtype=vae_type, device=device)
-        patch = torch.zeros(2, h, w, 3, dtype=patch_type, device=device)
-        ops.crop_resize_to_vae_into(pixels, canvas, (0, 0, w, h), (72, 64))
-        ops.resize_from_vae_into(patch, pixels)
+        canvas = layout(picture(seed, frames, h, w, 3, dtype=canvas_type).to(device))
+        mask, pixels = rand(h, w, seed=seed).to(device), torch.zeros(frames, 3, 64, 72, dtype=vae_type, device=device)
+        patch = layout(torch.zeros(frames, h, w, 3, dtype=patch_type, device=device))
+        ops.crop_resize_to_vae_into(pixels, canvas, (w // 4, h // 5, w, h), (72, 64), pass_order=order)
+        ops.resize_from_vae_into(patch, pixels, pass_order=order)
         in_two = ops.alpha_paste(canvas.clone(), patch, mask, (1, -1))
-        ops.paste_from_vae(canvas, pixels, mask, (1, -1), (w, h))
+        ops.paste_from_vae(canvas, pixels, mask, (1, -1), (w, h), pass_order=order)
         return [canvas, pixels, patch, in_two]
 
     for on_gpu, on_cpu in zip(run("cuda"), run("cpu"), strict=True):
