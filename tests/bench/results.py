@@ -22,11 +22,12 @@ _SCENARIO: dict[str, Any] = {
     "base": "reference", "results": [_RESULT], "absent": [{"backend": "tensorrt", "reason": "no GPU"}],
 }  # fmt: skip
 _DOCUMENT: dict[str, Any] = {
-    "benchmark": "suite", "schema_version": 2, "suite": "quick", "model": "tiny", "complete": True,
+    "benchmark": "suite", "schema_version": 3, "suite": "quick", "model": "tiny", "complete": True,
     "machine": {"cpu": "a CPU", "usable_processors": 2, "memory_gib": 8.0, "system": "Linux",
                 "load_average_at_start": 0.1},
     "versions": {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.6"}, "commit": "abc", "flags": {},
-    "started": "2026-11-22T12:00:00+00:00", "elapsed_s": 60.0, "card": None, "dtype": "float32", "threads": 1,
+    "started": "2026-11-22T12:00:00+00:00", "elapsed_s": 60.0, "card": None, "dtype": "float32",
+    "vae_dtype": "float32", "threads": 1,
     "rates": {"copy_gb_per_s": 10.0, "unet_gflop_per_s": 100.0, "vae_gflop_per_s": 100.0},
     "load_ms": {"torch": 100.0}, "scenarios": [_SCENARIO], "left_out": [], "growth": [], "failures": [],
 }  # fmt: skip

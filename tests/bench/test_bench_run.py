@@ -14,15 +14,18 @@ import jsonschema
 import pytest
 import torch
 
+from animdetail_trt import ops
 from animdetail_trt.backends.ladder import Ladder, Rung
 from animdetail_trt.bench import plots, reference_way, results
 from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.html import page
 from animdetail_trt.bench.job import DeviceReport, Job
+from animdetail_trt.bench.pictures import png_of
 from animdetail_trt.bench.results import SCHEMA_PATH
-from animdetail_trt.bench.run import Report, png_of
+from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.scenarios import SUITES, clip
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
+from animdetail_trt.bench.workload import covered_whole, make_segments
 from animdetail_trt.cli import bench as bench_command
 from animdetail_trt.errors import LostDeviceError, UnavailableError
 from animdetail_trt.extras import install_command
@@ -64,6 +67,92 @@ def test_a_wrong_output_fails_the_run(
     (scenario,) = document["scenarios"]
     assert [result["backend"] for result in scenario["results"]] == ["reference", "torch"]
     assert reason in (tmp_path / "bench.html").read_text()
+
+
+@pytest.mark.parametrize(("picture", "reason"), [
+    (lambda right: torch.zeros_like(right), "frame 0 is black"),
+    (lambda right: torch.rand_like(right), "dB from float32 torch, which float32 does not explain"),
+    (lambda right: right[:1].expand_as(right).clone(), "dB from float32 torch"),
+])  # fmt: skip
+def test_what_is_painted_is_judged_without_the_clip_around_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Callable[[torch.Tensor], torch.Tensor],
+    reason: str,
+) -> None:  # fmt: skip
+    """A fault inside the masks, which are a 70th of the frames."""
+    make_job = bench_run.make_job
+
+    def broken(scenario: Any, way: str, *others: Any) -> Job:
+        job = make_job(scenario, way, *others)
+
+        def run(number: int) -> torch.Tensor:
+            frames = job.run(number).clone()
+            for x1, y1, x2, y2 in boxes_of(scenario):
+                frames[:, y1:y2, x1:x2] = picture(frames[:, y1:y2, x1:x2])
+            return frames
+
+        return job if way == "reference" else replace(job, run=run)
+
+    monkeypatch.setattr(bench_run, "make_job", broken)
+    done = bench(run, tmp_path, "--scenario", "pixels-*", "--backend", "reference", "--backend", "native")
+    assert done.code == 1
+    (failure,) = json.loads((tmp_path / "bench.json").read_text())["failures"]
+    assert failure["backend"] == "native"
+    assert reason in failure["reason"]
+
+
+def boxes_of(scenario: Any) -> list[tuple[int, int, int, int]]:
+    segments = make_segments(scenario.width, scenario.height, scenario.segments, scenario.crop, scenario.side)
+    return [covered_whole(segment, scenario.feather) for segment in segments]
+
+
+def test_what_a_mask_covers_whole_is_the_patch() -> None:
+    """There the paste's weight is 1, and next to it is not."""
+    pixels = SUITES["quick"].scenarios[0]
+    segments = make_segments(pixels.width, pixels.height, pixels.segments, pixels.crop, pixels.side)
+    for segment, (x1, y1, x2, y2) in zip(segments, boxes_of(pixels), strict=True):
+        weight = torch.zeros(pixels.height, pixels.width)
+        left, top, right, bottom = segment.crop_region
+        weight[top:bottom, left:right] = ops.feather_mask(segment.mask, pixels.feather)
+        assert weight[y1:y2, x1:x2].min() > 1 - 1e-6
+        assert weight[y1 - 1, x1:x2].max() < 1 - 1e-3
+        assert weight[y1:y2, x2].max() < 1 - 1e-3
+
+
+def test_what_nobody_foresaw_ends_one_way_and_fails_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job = bench_run.make_job
+
+    def broken(scenario: Any, way: str, *others: Any) -> Job:
+        def fail(number: int) -> torch.Tensor:
+            raise RuntimeError("CUDA error: invalid configuration argument")
+
+        job = make_job(scenario, way, *others)
+        return replace(job, run=fail) if way == "reference" else job
+
+    monkeypatch.setattr(bench_run, "make_job", broken)
+    flags = ("--scenario", "vae-*", "--backend", "reference", "--backend", "torch")
+    done = bench(run, tmp_path, *flags)
+    assert done.code == 1
+    document = json.loads((tmp_path / "bench.json").read_text())
+    VALIDATOR.validate(document)
+    assert [one["backend"] for one in document["failures"]] == ["reference", "reference"]
+    assert "invalid configuration argument" in document["failures"][0]["reason"]
+    assert [[one["backend"] for one in each["results"]] for each in document["scenarios"]] == [["torch"]] * 2
+
+
+def test_operations_are_counted_whatever_ways_there_are(run: Run, tmp_path: Path) -> None:
+    assert bench(run, tmp_path, "--scenario", "vae-decode-*", "--backend", "reference").code == 0
+    (scenario,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]
+    assert scenario["floor"]["vae_flops"] > 1e8
+    assert scenario["floor"]["bound"] == "arithmetic"
+
+
+def test_the_models_that_ran_are_named(run: Run, tmp_path: Path, tiny: Path) -> None:
+    files = ("--checkpoint", tiny / "tiny_sd15.safetensors", "--motion-module", tiny / "tiny_mm_v3.safetensors")
+    assert bench(run, tmp_path, "--scenario", "unet-8f-64px-b2", "--backend", "torch", *files).code == 0
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert document["model"] == "tiny_sd15.safetensors + tiny_mm_v3.safetensors"
 
 
 def test_a_truth_that_is_not_finite_leaves_quality_open(
@@ -205,9 +294,9 @@ def test_what_the_host_does_is_timed_by_its_clock(monkeypatch: pytest.MonkeyPatc
     devices: list[str] = []
     monkeypatch.setattr(bench_run, "time_ms", lambda call, excluded, device: devices.append(device.type) or 1.0)
     suite = SUITES["quick"]
-    given: Any = SimpleNamespace(device=torch.device("cuda"), suite=suite, deadline=0.0)
+    given: Any = SimpleNamespace(device=torch.device("cuda"), deadline=0.0)
     subjects: Any = [SimpleNamespace(way=way, job=Job(torch.zeros)) for way in ("reference", "native", "native_cuda")]
-    bench_run.Run._time(given, suite.scenarios[0], subjects)
+    bench_run.Run._time(given, suite.scenarios[0], subjects, suite.effort)
     assert devices[:3] == ["cpu", "cpu", "cuda"]
 
 
@@ -268,6 +357,9 @@ def test_what_a_scenario_took_is_remembered(run: Run, tmp_path: Path, monkeypatc
     calls_s = 5 * one["median_ms"] / 1e3
     assert calls_s < runs[0]._least_s(small) < calls_s + one["first_call_ms"] / 1e3 + 5
     assert runs[0]._least_s(large) == 2 * runs[0]._least_s(small)
+    windows = bench_run.Scenario("windows-", "windows", 8, 64)  # the same work
+    assert runs[0]._least_s(windows) == runs[0]._least_s(small)
+    assert runs[0]._least_s(bench_run.Scenario("clip-", "clip", 8, 64)) == 0
 
 
 def test_what_time_is_over_for_is_left_out(
@@ -335,7 +427,7 @@ def test_list(run: Run) -> None:
 
 
 def test_absent_ways_say_why(tmp_path: Path) -> None:
-    ways = Ways(Models(tmp_path / "none", tmp_path / "none", CPU, "float32", tmp_path, tmp_path))
+    ways = Ways(Models(tmp_path / "none", tmp_path / "none", CPU, "float32", "float32", tmp_path, tmp_path))
     pixels, unet = (next(one for one in SUITES["quick"].scenarios if one.kind == kind) for kind in ("pixels", "unet"))
     for scenario, way, words in (
         (pixels, "native_cuda", "the device is cpu"),

@@ -73,13 +73,13 @@ def test_what_does_not_follow_the_schema_is_refused(run: Run, tmp_path: Path, ch
     done = compare(run, tmp_path, a_result(), a_result() | change)
     assert done.code == 2
     assert "does not follow the schema" in done.told
-    done = compare(run, tmp_path, {"benchmark": "suite", "schema_version": 2}, a_result())
+    done = compare(run, tmp_path, {"benchmark": "suite", "schema_version": 3}, a_result())
     assert done.code == 2
     assert "lacks 'machine'" in done.told
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"schema_version": 1}, "has schema_version 1, and this version compares 2"),
+    ({"schema_version": 1}, "has schema_version 1, and this version compares 3"),
     ({"model": "sd15"}, "models of size 'tiny', the second 'sd15'"),
     ({"scenarios": []}, "no scenario and backend in common"),
     ({"benchmark": "pixels_gpu"}, "is no result of a benchmark suite"),

@@ -8,7 +8,7 @@ fraction reached is the floor over the time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -30,10 +30,13 @@ class Rates:
     unet_flops_per_ms: float
     vae_flops_per_ms: float
 
+    def or_faster(self, others: Rates) -> Rates:
+        return Rates(*(max(mine, theirs) for mine, theirs in zip(astuple(self), astuple(others), strict=True)))
+
 
 @dataclass(frozen=True)
 class Work:
-    """unet_flops, vae_flops: None where they were not counted; bytes_moved: inputs and weights read, outputs written"""
+    """bytes_moved: inputs and weights read, outputs written"""
 
     bytes_moved: int
     unet_flops: int = 0

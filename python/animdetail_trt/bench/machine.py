@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PACKAGES = (
     "animdetail-trt",
     "torch",
@@ -87,6 +87,8 @@ def describe_card(device: Any) -> dict[str, Any] | None:
         "l2_mib": round(card.L2_cache_size / 2**20, 1),
         "driver": (_query(["driver_version"], device.index) or [None])[0],
         "torch_cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
     }
 
 

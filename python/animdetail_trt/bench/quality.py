@@ -13,6 +13,8 @@ from torch import Tensor
 
 BLACK = 1 / 255
 """A frame whose brightest value is no more than this is black."""
+LEAST_PSNR_DB = {"float32": 40.0, "float16": 25.0, "bfloat16": 15.0}
+"""Below, a type's rounding does not explain the difference: noise of the truth's range has about 8."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,11 @@ def fault_of(output: Tensor, truth: Tensor | None, *, pictures: bool) -> str | N
             if not known:
                 return f"frame {index} is {'black' if pictures else 'all 0'}"
     return None
+
+
+def far_from_truth(quality: Quality, dtype: str) -> str | None:
+    """Why an output of models in ``dtype`` cannot be right; None where it can."""
+    least = LEAST_PSNR_DB[dtype]
+    if quality.psnr_db is None or quality.psnr_db >= least:
+        return None
+    return f"{quality.psnr_db:.0f} dB from float32 torch, which {dtype} does not explain: it keeps {least:.0f} or more"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import io
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,17 +29,21 @@ from animdetail_trt.bench.job import Inputs, Job
 from animdetail_trt.bench.jobs import make_inputs, make_job
 from animdetail_trt.bench.machine import describe, describe_card, readings
 from animdetail_trt.bench.memory import Peak, measure_peak, peak_in_own_process
+from animdetail_trt.bench.pictures import pictures_of
 from animdetail_trt.bench.pixel_path import measure_ops
-from animdetail_trt.bench.quality import compare, fault_of
-from animdetail_trt.bench.scenarios import NODE_KINDS, PICTURE_KINDS, Kind, Scenario, Suite
-from animdetail_trt.bench.timing import CPU, Times, alternate, time_ms
+from animdetail_trt.bench.quality import Quality, compare, far_from_truth, fault_of
+from animdetail_trt.bench.scenarios import ALIKE, NODE_KINDS, PICTURE_KINDS, Kind, Scenario, Suite
+from animdetail_trt.bench.timing import CPU, Effort, Times, alternate, time_ms
 from animdetail_trt.bench.ways import TRUTH, WAYS, AbsentError, Ways
+from animdetail_trt.bench.workload import covered_whole, make_segments
 from animdetail_trt.errors import AnimDetailError, LostDeviceError, is_out_of_memory
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many scenarios are done, and how many there are."""
 
 REFERENCE_WAY, TORCH = "reference", "torch"
+LONG_S, VERY_LONG_S = 3.0, 10.0
+"""Where the truth's call takes longer, the others are called once before they are timed, and timed in two rounds."""
 
 
 @dataclass
@@ -52,13 +56,32 @@ class Report:
 
 @dataclass
 class Subject:
-    """One way of a scenario while it is measured."""
+    """One way of a scenario while it is measured.
+
+    output: of the first inputs, once all is warm; quality: None where it is wrong beyond comparing
+    stages_ms: of every run that was timed
+    """
 
     way: str
     job: Job
     output: Tensor
     first_call_ms: float
     peak: Peak = Peak(None, None)  # noqa: RUF009
+    quality: Quality | None = None
+    stages_ms: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What float32 torch makes of the first inputs; of the pixel path, what the reference's way makes of them.
+
+    took_s: its one call, by which is judged how often the others can be called
+    """
+
+    subject: Subject
+    unet_flops: int
+    vae_flops: int
+    took_s: float
 
 
 class Run:
@@ -73,17 +96,19 @@ class Run:
         self.device = ways.models.device
         self.started, self.deadline = started, started + 60 * minutes
         self.least_s_per_volume: dict[Kind, float] = {}
+        self.works: dict[str, Work] = {}
         self.report = Report(
             {
                 "benchmark": "suite",
                 **describe(flags),
                 "suite": suite.name,
-                "model": suite.model.name,
+                "model": _model_name(suite, flags),
                 "complete": False,
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "elapsed_s": 0.0,
                 "card": describe_card(self.device),
                 "dtype": ways.models.dtype,
+                "vae_dtype": ways.models.vae_dtype,
                 "threads": torch.get_num_threads(),
                 "rates": None,
                 "load_ms": {},
@@ -94,12 +119,12 @@ class Run:
             }
         )
         self.rates: Rates | None = None
+        self.host_copy_bytes_per_ms = 0.0
 
     def all(self, progress: Progress, changed: Callable[[Report], None]) -> Report:
         document, scenarios = self.report.document, self.suite.scenarios
         progress("copy speed and matrix products", 0, len(scenarios))
-        self.rates = self._measure_rates()
-        document["rates"] = self._told_rates(self.rates)
+        self._measure_rates()
         for done, scenario in enumerate(scenarios):
             progress(scenario.name, done, len(scenarios))
             if time.monotonic() + self._least_s(scenario) > self.deadline:
@@ -109,8 +134,8 @@ class Run:
             try:
                 document["scenarios"].append(self._measure(scenario))
             except (AnimDetailError, MemoryError, RuntimeError) as error:
-                if not _others_can_go_on(error):
-                    raise
+                if not _is_expected(error):
+                    self._fail(scenario, "all", error)
                 document["left_out"].append({"scenario": scenario.name, "reason": _reason(error)})
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -122,20 +147,55 @@ class Run:
         return self.report
 
     def _least_s(self, scenario: Scenario) -> float:
-        """What a scenario takes at least, judged by the last of its kind; 0 before the first."""
-        return self.least_s_per_volume.get(scenario.kind, 0.0) * scenario.volume
+        """What a scenario takes at least, judged by the last that was like it; 0 before the first."""
+        like: tuple[Kind, ...] = next(kinds for kinds in ALIKE if scenario.kind in kinds)
+        known = [self.least_s_per_volume[kind] for kind in like if kind in self.least_s_per_volume]
+        own = self.least_s_per_volume.get(scenario.kind)
+        return (own if own is not None else max(known, default=0.0)) * scenario.volume
+
+    def _remember(
+        self, scenario: Scenario, took_s: float, subjects: list[Subject], times: dict[str, Times], least: int
+    ) -> None:
+        """What it took, less what a next one does not take: first calls that compiled or loaded, rounds to spare."""
+        medians = sum(one.median_ms for one in times.values())
+        warming = sum(max(0.0, one.first_call_ms - times[one.way].median_ms) for one in subjects)
+        rounds = max((len(one.runs_ms) for one in times.values()), default=0)
+        least_s = took_s - (warming + max(0, rounds - least) * medians) / 1e3
+        self.least_s_per_volume[scenario.kind] = max(0.0, least_s) / scenario.volume
 
     def _bring_up_to_date(self) -> None:
         document = self.report.document
+        if self.rates is not None:
+            document["rates"] = self._told_rates(self.rates)
+        for scenario in document["scenarios"]:
+            self._put_floor(scenario)
         document["elapsed_s"] = time.monotonic() - self.started
         document["load_ms"] = dict(self.ways.load_ms)
         document["growth"] = fit_growth(document["scenarios"])
 
-    def _measure_rates(self) -> Rates:
-        unet = getattr(torch, self.ways.models.dtype)
-        vae = torch.float32 if unet == torch.float16 else unet
-        rate = flops_per_ms(self.device, unet)
-        return Rates(copy_bytes_per_ms(self.device), rate, rate if vae == unet else flops_per_ms(self.device, vae))
+    def _measure_rates(self, runs: int = 10) -> None:
+        """The machine's limits are the most that it has reached so far: it may have been busy before."""
+        unet, vae = (getattr(torch, name) for name in (self.ways.models.dtype, self.ways.models.vae_dtype))
+        rate = flops_per_ms(self.device, unet, runs)
+        vae_rate = rate if vae == unet else flops_per_ms(self.device, vae, runs)
+        now = Rates(copy_bytes_per_ms(self.device, runs=runs), rate, vae_rate)
+        self.rates = now if self.rates is None else now.or_faster(self.rates)
+        if self.device.type == "cuda":
+            self.host_copy_bytes_per_ms = max(self.host_copy_bytes_per_ms, copy_bytes_per_ms(runs=runs))
+        else:
+            self.host_copy_bytes_per_ms = self.rates.copy_bytes_per_ms
+        self.report.document["rates"] = self._told_rates(self.rates)
+
+    def _put_floor(self, scenario: dict[str, Any]) -> None:
+        work = self.works.get(scenario["name"])
+        if work is None or self.rates is None:
+            return
+        on_device, on_host = self.rates, replace(self.rates, copy_bytes_per_ms=self.host_copy_bytes_per_ms)
+        host_ways = [one["backend"] for one in scenario["results"] if _on_host(scenario["kind"], one["backend"])]
+        scenario["floor"] = work.floor(on_host if host_ways else on_device)
+        for one in scenario["results"]:
+            floor = work.floor(on_host if one["backend"] in host_ways else on_device)
+            one["fraction_of_floor"] = floor["floor_ms"] / one["median_ms"]
 
     def _told_rates(self, rates: Rates) -> dict[str, float]:
         return {
@@ -145,6 +205,7 @@ class Run:
         }
 
     def _measure(self, scenario: Scenario) -> dict[str, Any]:
+        begun = time.monotonic()
         weights, token_dim = WeightBytes(), 0
         if scenario.kind != "pixels":
             weights = self.ways.weight_bytes()
@@ -152,45 +213,50 @@ class Run:
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what is there now is not looked at again before every run that is timed
-        before = readings(self.device)
+        self._measure_rates(runs=3)
         inputs = make_inputs(scenario, self.device, token_dim)
         truth = self._truth(scenario, inputs)
-        subjects, absent, flops = self._prepare(scenario, inputs, truth)
-        times = self._time(scenario, subjects)
-        calls = 2 + self.suite.effort.least  # the first two are not counted
-        least_ms = truth.first_call_ms + calls * sum(one.median_ms for one in times.values())
-        self.least_s_per_volume[scenario.kind] = least_ms / 1e3 / scenario.volume
-        assert self.rates is not None
-        floor = Work(bytes_moved(scenario, weights), *flops).floor(self.rates)
+        subjects, absent = self._prepare(scenario, inputs, truth)
+        effort = self._effort(truth)
+        before = readings(self.device)  # while it is warm
+        times = self._time(scenario, subjects, effort)
+        after = readings(self.device)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
-        self._keep_pictures(scenario, subjects, truth.output)
+        if scenario.kind not in {one["kind"] for one in self.report.pictures}:
+            outputs = {one.way: one.output for one in subjects}
+            self.report.pictures += pictures_of(scenario, outputs, truth.subject.output)
+        self.works[scenario.name] = Work(bytes_moved(scenario, weights), truth.unet_flops, truth.vae_flops)
         measured: dict[str, Any] = {
             "name": scenario.name,
             "kind": scenario.kind,
             "what": scenario.what,
             "sizes": scenario.sizes,
             "input_sets": len(inputs.sets),
-            "floor": floor,
-            "readings": {"before": before, "after": readings(self.device)},
+            "readings": {"before": before, "after": after},
             "base": base,
-            "results": [self._result(scenario, one, times, base, floor["floor_ms"], truth.output) for one in subjects],
+            "results": [self._result(one, times, base) for one in subjects],
             "absent": absent,
         }
+        self._put_floor(measured)
         if scenario.kind == "pixels":
-            measured["ops"] = measure_ops(scenario, self._host_copy_speed())
+            measured["ops"] = measure_ops(scenario, self.host_copy_bytes_per_ms)
+        self._remember(scenario, time.monotonic() - begun, subjects, times, effort.least)
         return measured
 
-    def _host_copy_speed(self) -> float:
-        assert self.rates is not None
-        return self.rates.copy_bytes_per_ms if self.device.type == "cpu" else copy_bytes_per_ms()
-
-    def _truth(self, scenario: Scenario, inputs: Inputs) -> Subject:
-        """What float32 torch makes of the first set; of the pixel path, what the reference's way makes of it."""
-        way = REFERENCE_WAY if scenario.kind == "pixels" else TORCH if self.ways.is_float32 else TRUTH
+    def _truth(self, scenario: Scenario, inputs: Inputs) -> Truth:
+        begun = time.monotonic()
+        if scenario.kind == "pixels":
+            return Truth(self._first_call(scenario, REFERENCE_WAY, inputs), 0, 0, time.monotonic() - begun)
+        job = make_job(scenario, TORCH if self.ways.is_float32 else TRUTH, self.ways, inputs)
         cuda = self.device.type == "cuda"
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext()
-        with exact:
-            return self._first_call(scenario, way, inputs)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext():
+            output, unet_flops, vae_flops = count_flops(lambda: job.run(0))
+        took_s = time.monotonic() - begun
+        return Truth(Subject(TRUTH, job, _frames(scenario, output), 1e3 * took_s), unet_flops, vae_flops, took_s)
+
+    def _effort(self, truth: Truth) -> Effort:
+        effort = self.suite.effort
+        return replace(effort, least=min(2, effort.least)) if truth.took_s > VERY_LONG_S else effort
 
     def _first_call(self, scenario: Scenario, way: str, inputs: Inputs) -> Subject:
         job = make_job(scenario, way, self.ways, inputs)
@@ -198,74 +264,90 @@ class Run:
         output = _frames(scenario, job.run(0))
         return Subject(way, job, output, 1e3 * (time.perf_counter() - start))
 
-    def _prepare(
-        self, scenario: Scenario, inputs: Inputs, truth: Subject
-    ) -> tuple[list[Subject], list[dict[str, str]], tuple[int, int]]:
-        """Every way that is there, warm and looked at; those that are not, with the reason; the operations."""
+    def _prepare(self, scenario: Scenario, inputs: Inputs, truth: Truth) -> tuple[list[Subject], list[dict[str, str]]]:
+        """Every way that is there, warm and looked at; those that are not, with the reason."""
         subjects: list[Subject] = []
         absent: list[dict[str, str]] = []
-        flops = (0, 0)
-        same = truth.way if self.device.type == "cpu" else None  # on a GPU the truth ran with other switches
         for way in self.ways.candidates(scenario):
             try:
                 self.ways.require(scenario, way)
-                subject = truth if way == same else self._first_call(scenario, way, inputs)
-                # The second call warms up further, and its memory and its operations are counted.
-                subject.peak, counted = self._second_call(scenario, subject)
+                subject = self._warm(scenario, way, inputs, truth)
             except (AnimDetailError, MemoryError, RuntimeError) as error:
-                if not _others_can_go_on(error):
-                    raise
+                if not _is_expected(error):
+                    self._fail(scenario, way, error)
                 absent.append({"backend": way, "reason": _reason(error)})
                 continue
-            flops = counted or flops
-            fault = fault_of(subject.output, truth.output, pictures=scenario.kind in PICTURE_KINDS)
-            if fault:
-                self._fail(scenario, way, fault)
+            self._judge(scenario, subject, truth.subject.output)
             subjects.append(subject)
-        return subjects, absent, flops
+        return subjects, absent
 
-    def _fail(self, scenario: Scenario, way: str, fault: str) -> None:
-        self.report.document["failures"].append({"scenario": scenario.name, "backend": way, "reason": fault})
+    def _warm(self, scenario: Scenario, way: str, inputs: Inputs, truth: Truth) -> Subject:
+        """Called once or, where that does not take long, twice; the last call's memory is measured."""
+        if way == truth.subject.way:
+            subject = truth.subject
+        elif truth.took_s <= LONG_S or _on_host(scenario.kind, way):
+            subject = self._first_call(scenario, way, inputs)
+        else:
+            made: list[Subject] = []
 
-    def _second_call(self, scenario: Scenario, subject: Subject) -> tuple[Peak, tuple[int, int] | None]:
-        if _on_host(scenario, subject.way):
-            subject.job.run(1)
-            threads = torch.get_num_threads()
-            return peak_in_own_process(self.suite.name, scenario.name, subject.way, threads), None
-        counted: tuple[int, int] | None = None
+            def call() -> Tensor:
+                made.append(self._first_call(scenario, way, inputs))
+                return made[0].output
 
-        def call() -> Tensor:
-            nonlocal counted
-            if subject.way != TORCH:
-                return subject.job.run(1)
-            out, *counts = count_flops(lambda: subject.job.run(1))
-            counted = (counts[0], counts[1])
-            return out
+            _, peak = measure_peak(call, self.device)
+            made[0].peak = peak
+            return made[0]
+        if _on_host(scenario.kind, way):
+            subject.peak = peak_in_own_process(self.suite.name, scenario.name, way, torch.get_num_threads())
+        else:
+            output, subject.peak = measure_peak(lambda: subject.job.run(0), self.device)
+            subject.output = _frames(scenario, output)
+        if way == "onnxruntime":  # whose arena keeps what the first call took
+            subject.peak = replace(subject.peak, host_bytes=None)
+        return subject
 
-        _, peak = measure_peak(call, self.device)
-        return peak, counted
+    def _judge(self, scenario: Scenario, subject: Subject, truth: Tensor) -> None:
+        output, truth = (painted(scenario, frames) for frames in (subject.output, truth))
+        pictures = scenario.kind in PICTURE_KINDS
+        fault = fault_of(output, truth, pictures=pictures)
+        if torch.isfinite(output).all() and torch.isfinite(truth).all():
+            subject.quality = compare(output, truth, 1.0 if pictures else None)
+            fault = fault or far_from_truth(subject.quality, self._dtype(scenario))
+        if fault:
+            self._tell_failure(scenario, subject.way, fault)
 
-    def _time(self, scenario: Scenario, subjects: list[Subject]) -> dict[str, Times]:
+    def _dtype(self, scenario: Scenario) -> str:
+        """Of what computes a scenario."""
+        if scenario.kind == "pixels":
+            return "float32"
+        return self.ways.models.vae_dtype if scenario.kind.startswith("vae") else self.ways.models.dtype
+
+    def _fail(self, scenario: Scenario, way: str, error: Exception) -> None:
+        """An error that nobody foresaw fails the run and ends what it came from; where no other could go on, all."""
+        if isinstance(error, LostDeviceError) or not _answers(self.device):
+            raise error
+        self._tell_failure(scenario, way, _reason(error))
+
+    def _tell_failure(self, scenario: Scenario, way: str, reason: str) -> None:
+        self.report.document["failures"].append({"scenario": scenario.name, "backend": way, "reason": reason})
+
+    def _time(self, scenario: Scenario, subjects: list[Subject], effort: Effort) -> dict[str, Times]:
         def timed(subject: Subject) -> Callable[[int], float]:
-            job, device = subject.job, CPU if _on_host(scenario, subject.way) else self.device
-            return lambda number: time_ms(lambda: job.run(number + 2), job.excluded_ms, device)
+            job, device = subject.job, CPU if _on_host(scenario.kind, subject.way) else self.device
+
+            def run(number: int) -> float:
+                elapsed_ms = time_ms(lambda: job.run(number + 2), job.excluded_ms, device)
+                if scenario.kind in NODE_KINDS:
+                    subject.stages_ms.append(job.stages_ms())
+                return elapsed_ms
+
+            return run
 
         calls = {subject.way: timed(subject) for subject in subjects}
-        return alternate(calls, self.suite.effort, lambda: time.monotonic() > self.deadline)
+        return alternate(calls, effort, lambda: time.monotonic() > self.deadline)
 
-    def _result(
-        self,
-        scenario: Scenario,
-        subject: Subject,
-        times: dict[str, Times],
-        base: str | None,
-        floor_ms: float,
-        truth: Tensor,
-    ) -> dict[str, Any]:
+    def _result(self, subject: Subject, times: dict[str, Times], base: str | None) -> dict[str, Any]:
         own = times[subject.way]
-        quality: dict[str, Any] | None = None
-        if torch.isfinite(subject.output).all() and torch.isfinite(truth).all():
-            quality = asdict(compare(subject.output, truth, 1.0 if scenario.kind in PICTURE_KINDS else None))
         ratios = [] if base is None else [a / b for a, b in zip(times[base].runs_ms, own.runs_ms, strict=True)]
         return {
             "backend": subject.way,
@@ -274,38 +356,26 @@ class Run:
             "first_call_ms": subject.first_call_ms,
             "ratios_to_base": ratios,
             "speedup": None if base is None else times[base].median_ms / own.median_ms,
-            "fraction_of_floor": floor_ms / own.median_ms,
             "peak_host_bytes": subject.peak.host_bytes,
             "peak_device_bytes": subject.peak.device_bytes,
-            "quality": quality,
-            "stages_ms": subject.job.stages_ms() if scenario.kind in NODE_KINDS else {},
+            "quality": None if subject.quality is None else asdict(subject.quality),
+            "stages_ms": _medians(subject.stages_ms),
         }
 
-    def _keep_pictures(self, scenario: Scenario, subjects: list[Subject], truth: Tensor) -> None:
-        """Of the first scenario of every kind that has pictures: truth, ours and their difference."""
-        kinds = {one["kind"] for one in self.report.pictures}
-        if scenario.kind not in PICTURE_KINDS or scenario.kind in kinds:
-            return
-        ours = [subject for subject in subjects if subject.way != REFERENCE_WAY]
-        theirs = next((subject.output for subject in subjects if subject.way == REFERENCE_WAY), truth)
-        if not ours:
-            return
-        chosen = ours[-1]
-        middle = scenario.frames // 2
-        pair = theirs[middle], chosen.output[middle]
-        difference = (pair[1] - pair[0]).abs().nan_to_num(1.0)
-        largest = float(difference.max())
-        gain = min(1 / largest, 1e6) if largest > 0 else 1.0
-        self.report.pictures.append({
-            "kind": scenario.kind, "scenario": scenario.name, "backend": chosen.way, "frame": middle,
-            "largest": largest, "gain": gain,
-            "images": [png_of(picture) for picture in (*pair, difference * gain)],
-        })  # fmt: skip
 
-
-def _others_can_go_on(error: BaseException) -> bool:
+def _is_expected(error: BaseException) -> bool:
+    """What is told of a way or a scenario that cannot run here; anything else is a fault."""
     known = isinstance(error, AnimDetailError) and not isinstance(error, LostDeviceError)
     return known or is_out_of_memory(error)
+
+
+def _answers(device: torch.device) -> bool:
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _reason(error: BaseException) -> str:
@@ -313,9 +383,28 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(told).split())
 
 
-def _on_host(scenario: Scenario, way: str) -> bool:
+def _on_host(kind: Kind, way: str) -> bool:
     """Whether nothing of it runs on the device, whichever that is."""
-    return scenario.kind == "pixels" and way != "native_cuda"
+    return kind == "pixels" and way != "native_cuda"
+
+
+def _model_name(suite: Suite, flags: dict[str, Any]) -> str:
+    files = [flags[name] for name in ("checkpoint", "motion_module") if flags.get(name)]
+    return " + ".join(Path(file).name for file in files) or suite.model.name
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Of each stage over the runs."""
+    return {name: statistics.median(run.get(name, 0.0) for run in runs) for name in (runs[0] if runs else ())}
+
+
+def painted(scenario: Scenario, frames: Tensor) -> Tensor:
+    """Of pictures (f, c, h, w) what the masks cover whole, side by side: around it every way keeps the clip."""
+    if scenario.kind not in ("pixels", *NODE_KINDS):
+        return frames
+    sizes = (scenario.width, scenario.height, scenario.segments, scenario.crop, scenario.side)
+    boxes = [covered_whole(segment, scenario.feather) for segment in make_segments(*sizes)]
+    return torch.cat([frames[..., y1:y2, x1:x2] for x1, y1, x2, y2 in boxes], dim=-1)
 
 
 def _frames(scenario: Scenario, output: Tensor) -> Tensor:
@@ -326,15 +415,3 @@ def _frames(scenario: Scenario, output: Tensor) -> Tensor:
     if scenario.kind == "vae_decode":
         return (output + 1) / 2
     return output
-
-
-def png_of(picture: Tensor, largest_side: int = 480) -> str:
-    """A data URI of (3, h, w) in 0..1."""
-    from PIL import Image
-
-    pixels = (picture.nan_to_num().clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().numpy()
-    image = Image.fromarray(pixels)
-    image.thumbnail((largest_side, largest_side))
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -26,6 +26,10 @@ KINDS: dict[Kind, str] = {
 }
 PICTURE_KINDS: Collection[Kind] = ("pixels", "vae_decode", "segment", "clip")
 NODE_KINDS: Collection[Kind] = ("segment", "clip")
+ALIKE: Sequence[tuple[Kind, ...]] = (
+    ("pixels",), ("vae_encode",), ("vae_decode",), ("unet", "windows"), ("segment", "clip")
+)  # fmt: skip
+"""Kinds that do the same work, so that what one takes says what the other will."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,8 @@ _FULL = (
     unet(16, 512, 2),
     windows(64, 512),
     segment(16, 512, 4),
+    clip(1, 16, 512, 2), clip(1, 64, 512, 2), clip(3, 16, 512, 2), clip(1, 128, 512, 2), clip(8, 16, 512, 2),
     *(unet(*sizes) for sizes in _UNET_AXES),
-    clip(1, 16, 512, 2), clip(3, 16, 512, 2), clip(1, 64, 512, 2), clip(8, 16, 512, 2), clip(1, 128, 512, 2),
     *(unet(frames, side, prompts) for side in (512, 768, 1024) for frames in (8, 16, 32) for prompts in (1, 2)
       if (frames, side, prompts) not in ((16, 512, 2), *_UNET_AXES)),
 )  # fmt: skip

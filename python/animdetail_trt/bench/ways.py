@@ -53,6 +53,7 @@ class Models:
     motion_module: Path
     device: torch.device
     dtype: str
+    vae_dtype: str
     engine_dir: Path
     scratch: Path
 
@@ -95,7 +96,7 @@ class Ways:
 
     @property
     def is_float32(self) -> bool:
-        return self.models.dtype == "float32"
+        return self.models.dtype == self.models.vae_dtype == "float32"
 
     def require(self, scenario: Scenario, way: str) -> None:
         """Raises AbsentError where a scenario has no such way, or this machine has not what it needs."""
@@ -121,9 +122,12 @@ class Ways:
 
     def _load(self, name: str) -> BasicPipe:
         models = self.models
-        dtype, backend = (models.dtype, name) if name != TRUTH else ("float32", "torch")
+        dtype, vae_dtype, backend = models.dtype, models.vae_dtype, name
+        if name == TRUTH:
+            dtype, vae_dtype, backend = "float32", "float32", "torch"
         pipe = load_pipe(
-            models.checkpoint, motion_module=models.motion_module, device=models.device, dtype=dtype, backend=backend,
+            models.checkpoint, motion_module=models.motion_module, device=models.device, dtype=dtype,
+            vae_dtype=vae_dtype, backend=backend,
             engine_dir=models.engine_dir if backend in FLAVOUR_NAMES else models.scratch,  # elsewhere none is found
         )  # fmt: skip
         tokens = torch.randn(2, 1, 77, pipe.model.unet.token_dim, generator=torch.Generator().manual_seed(1))

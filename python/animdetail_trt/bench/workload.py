@@ -88,6 +88,14 @@ def make_segments(width: int, height: int, count: int, crop: int, size: int) -> 
     return [Segment((left, top, left + crop, top + crop), (size, size), mask) for left in lefts]
 
 
+def covered_whole(segment: Segment, feather_px: int) -> Region:
+    """Where the feathered mask is 1: x1, y1, x2, y2 in the frame."""
+    rows, columns = segment.mask.nonzero(as_tuple=True)
+    left, top, _, _ = segment.crop_region
+    x1, y1 = left + int(columns.min()) + feather_px, top + int(rows.min()) + feather_px
+    return x1, y1, left + int(columns.max()) + 1 - feather_px, top + int(rows.max()) + 1 - feather_px
+
+
 def segs_of(segments: list[Segment], width: int, height: int) -> SEGS:
     """The same segments as the node takes them."""
     return (height, width), [

@@ -44,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16: of the UNet (default: auto)")
+    parser.add_argument("--vae-dtype", default="auto", help="of the VAE (default: float32 beside a float16 UNet)")
     parser.add_argument(
         "--threads", type=whole_at_least(1), help="of the CPU, for all (default: quick 1, else torch's own)"
     )
@@ -179,18 +180,19 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace, suite: Suite, scratch: Path) -> Any:
-    from animdetail_trt.backends.select import choose_device, choose_dtype
+    from animdetail_trt.backends.select import choose_device, choose_dtype, choose_vae_dtype
     from animdetail_trt.bench.ways import Models
     from animdetail_trt.bench.weights import ModelPaths, write_models
     from animdetail_trt.trt.system import default_folder
 
     device = choose_device(args.device)
-    dtype = str(choose_dtype(args.dtype, device)).removeprefix("torch.")
+    unet = choose_dtype(args.dtype, device)
+    dtype, vae_dtype = (str(one).removeprefix("torch.") for one in (unet, choose_vae_dtype(args.vae_dtype, unet)))
     engines = args.engine_dir or default_folder()
     paths = ModelPaths(args.checkpoint, args.motion_module)
     if args.checkpoint is None:
         paths = write_models(args.weights_dir or default_folder().parent / "bench", suite.model)
-    return Models(paths.checkpoint, paths.motion_module, device, dtype, engines, scratch)
+    return Models(paths.checkpoint, paths.motion_module, device, dtype, vae_dtype, engines, scratch)
 
 
 def _write_all(folder: Path, report: Report) -> None:
