@@ -22,6 +22,7 @@ from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import (
     SegmentPlan,
     SizeSettings,
+    check_segs,
     images_of,
     inside_frame,
     mask_of,
@@ -227,9 +228,11 @@ class SEGSPaste:
         if not is_number(alpha) or not 0 <= alpha <= 255:
             raise InputError(f"alpha {alpha!r} must be from 0 to 255")
         check_pass_order(pass_order)
+        better = choose_improvements(reference_mode, improvements)
+        segs = check_segs(segs, better.follow_motion)
         if reference is not None:  # a crop of its own is then not looked at
-            segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
-        _, items = scale_segs(segs, _size(frames), choose_improvements(reference_mode, improvements), pass_order)
+            segs = segs[0], [seg._replace(cropped_image=None) for seg in segs[1]]
+        _, items = scale_segs(segs, _size(frames), better, pass_order)
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
         parts = [
