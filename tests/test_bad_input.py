@@ -171,6 +171,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("header of infinity", {"segs": ((float("inf"), 40), [make_seg()])}, r"segs must be \(\(height, width\)"),
     ("header below 0", {"segs": ((-40, 48), [make_seg()])}, r"header of segs must be .*, not \(-40, 48\)"),
     ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be a number above 0"),
+    (
+        "guide_size_for",
+        {"guide_size_for": "crop_region"},
+        "guide_size_for 'crop_region' must be True, for the bbox, or F",
+    ),
+    ("guide_size_for 2", {"guide_size_for": 2}, "guide_size_for 2 must be True"),
     ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
     ("foreign model", {"basic_pipe": (1, 2, 3, 4, 5)}, "must come from load_pipe"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.arrays import float_tensor, mask_tensor
-from animdetail_trt.checks import is_finite
+from animdetail_trt.checks import is_finite, is_whole
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
@@ -39,6 +39,11 @@ class SizeSettings:
     max_size: float
 
     def __post_init__(self) -> None:
+        measured = self.guide_size_for_bbox
+        if not isinstance(measured, bool | np.bool_) and not (is_whole(measured) and measured in (0, 1)):
+            raise InputError(
+                f"guide_size_for {measured!r:.80} must be True, for the bbox, or False, for the crop_region"
+            )
         for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
             if not is_finite(value) or value <= 0:
                 raise InputError(f"{name} {value!r} must be a number above 0 and finite")
