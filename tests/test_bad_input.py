@@ -424,9 +424,11 @@ def test_numpy_frames_and_no_segs(pipe: adt.BasicPipe) -> None:
     assert torch.equal(adt.DetailerForEachPipeForAnimateDiff.doit(frames, segs, **SETTINGS)[0], frames)
 
 
-@pytest.mark.parametrize("budget", ["8GB", -1, 0, 8e9, True])
+@pytest.mark.parametrize("budget", ["8GB", -1, 0, 8, 8192, 8e9, True])
 def test_bad_vram_budget(budget: Any) -> None:
-    with pytest.raises(InputError, match=rf"vram_budget must be .* above 0, not {budget!r}\. For 8 GB give 8_0"):
+    with pytest.raises(
+        InputError, match=rf"vram_budget must be .* at least 100_000_000, not {budget!r}\. For 8 GB give 8_0"
+    ):
         adt.load_pipe("missing.safetensors", vram_budget=budget)
 
 

@@ -25,6 +25,9 @@ from animdetail_trt.sampling.model_sampling import ModelSampling, check_beta_sch
 
 logger = logging.getLogger(__name__)
 
+SMALLEST_BUDGET = 100_000_000
+"""Bytes: no engine runs in less, and who gives less means gigabytes."""
+
 
 class BasicPipe(NamedTuple):
     """The Impact Pack's BASIC_PIPE: model, text encoder, VAE and the two conditionings, in that order.
@@ -103,9 +106,10 @@ def load_pipe(
     files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
     if context is not None and not isinstance(context, ContextOptions):
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
-    if vram_budget is not None and not (is_whole(vram_budget) and vram_budget > 0):
+    if vram_budget is not None and not (is_whole(vram_budget) and vram_budget >= SMALLEST_BUDGET):
         raise InputError(
-            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give 8_000_000_000"
+            f"vram_budget must be a whole number of bytes, at least {SMALLEST_BUDGET:_}, not {vram_budget!r:.80}. "
+            "For 8 GB give 8_000_000_000"
         )
     if beta_schedule != "autoselect":
         check_beta_schedule(beta_schedule)
