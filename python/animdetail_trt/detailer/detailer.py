@@ -30,14 +30,14 @@ from animdetail_trt.detailer.plan import (
     scale_segs,
     with_work_size,
 )
-from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.detailer.report import Observer, check_observer, timed
 from animdetail_trt.detailer.segment import Painter, detail_segment, with_controls
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.conditioning import Conditioning, check_conditioning
 from animdetail_trt.sampling.context import check_context
 from animdetail_trt.sampling.control import check_wrapper
 from animdetail_trt.sampling.model import DiffusionModel
-from animdetail_trt.sampling.refiner import Refiner
+from animdetail_trt.sampling.refiner import Refiner, check_refiner_ratio
 from animdetail_trt.sampling.run import SampleSettings
 from animdetail_trt.segs import SEG, SEGS, CropRegion
 
@@ -103,12 +103,13 @@ class DetailerForEachPipeForAnimateDiff:
         check_feather("feather", feather)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
+        check_refiner_ratio(refiner_ratio)
+        observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         hooks = Hooks(detailer_hook, METHODS if better.call_hooks else REFERENCE_METHODS)
         soft_px = max(feather, noise_mask_feather)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, soft_px, pass_order)
         header = _header(segs, frames, better)
-        observer = observer or Observer()
         if not plans:  # as in the reference, the pipe is then not looked at
             observer.begin_run(0, steps)
             return ops.working_copy(frames), (header, []), basic_pipe, []
@@ -178,6 +179,8 @@ class SEGSDetailerForAnimateDiff:
         settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
+        check_refiner_ratio(refiner_ratio)
+        observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather, pass_order)
         painter = make_painter(
@@ -185,7 +188,6 @@ class SEGSDetailerForAnimateDiff:
             pass_order=pass_order,
         )  # fmt: skip
         _check_controls(plans, painter)
-        observer = observer or Observer()
         observer.begin_run(len(plans), steps)
         canvas = HostCanvas(frames, lane_beside(painter.vae))
         enhanced: list[SEG] = []
