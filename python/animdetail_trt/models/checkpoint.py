@@ -163,7 +163,7 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
-        "sd15": "Give it as the checkpoint: --checkpoint FILE",
+        "sd15": "Give it as the checkpoint: --checkpoint FILE, or load_pipe(path)",
     }.get(kind, f"Choose {' or '.join(_ARTICLE[k] for k in wanted)}")
     raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
 

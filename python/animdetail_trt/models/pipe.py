@@ -41,6 +41,13 @@ class BasicPipe(NamedTuple):
     positive: Conditioning | None
     negative: Conditioning | None
 
+    def __repr__(self) -> str:
+        parts = (
+            f"{name}={'[...]' if isinstance(part, list) else 'None' if part is None else type(part).__name__}"
+            for name, part in zip(self._fields, self, strict=True)
+        )
+        return f"BasicPipe({', '.join(parts)})"
+
     def with_conditioning(
         self, positive: Conditioning | None = None, negative: Conditioning | None = None
     ) -> BasicPipe:
