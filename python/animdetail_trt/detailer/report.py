@@ -86,7 +86,7 @@ class RunReport(Observer):
         self.total_ms = (time.perf_counter() - self._start) * 1e3
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold: total_ms, and of each segment label, crop_size and work_size (width, height), stages_ms."""
+        """For JSON: total_ms, and of each segment its label, crop_size, work_size (width, height) and stages_ms."""
         return {
             "total_ms": self.total_ms,
             "segments": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ _ARTICLE: dict[Kind, str] = {
     "unknown": "no model of a kind that is known here",
 }
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+
+
+def expanded(path: str | Path) -> str | Path:
+    """``path`` with the home folder for a leading ~, as a shell would have it; as it is where there is none."""
+    return type(path)(os.path.expanduser(path))  # pathlib's raises where there is no such user
 
 
 def read_tensors(path: str | Path) -> StateDict:

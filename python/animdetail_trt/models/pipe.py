@@ -12,7 +12,7 @@ from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype, choose_vae_dtype
 from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
-from animdetail_trt.models.checkpoint import reading
+from animdetail_trt.models.checkpoint import expanded, reading
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.lora import LoraFiles
 from animdetail_trt.models.motion import MotionModule
@@ -106,8 +106,8 @@ def load_pipe(
     vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The
         last load_pipe that gives one sets it, also for the pipes before; None leaves it, which is unbounded at first
 
-    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name
-    or a value that cannot be.
+    A path may begin with ~. Raises CheckpointError for a file that is missing, damaged, or of another kind, and
+    InputError for an unknown name or a value that cannot be.
     """
     vae_file, vae_runner = _file_or_runner(vae)
     files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
@@ -129,6 +129,7 @@ def load_pipe(
 
     motion = files.read_motion()
     parts = files.read_parts(needs_vae=vae_runner is None)
+    engine_dir = None if engine_dir is None else expanded(engine_dir)
     runners = Runners(files, torch_device, dtype, choice, engine_dir, vram_budget, vae_dtype=vae_type)
     unet = runners.unet(parts, motion)
     vae_runner = vae_runner or runners.vae(parts)
