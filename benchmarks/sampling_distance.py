@@ -103,9 +103,8 @@ def scheduler_distances() -> dict[str, tuple[int, float]]:
 
 def source_of(function: Callable[..., Any]) -> str:
     """The first paragraph of the docstring: the method and where it was published; and what is set of its options."""
-    options: dict[str, Any] = {}
-    if isinstance(function, partial):
-        function, options = function.func, function.keywords
+    options: dict[str, Any] = function.keywords if isinstance(function, partial) else {}
+    function = function.func if isinstance(function, partial) else function
     said = [(inspect.getdoc(function) or "").split("\n\n")[0]]
     said += [sentence for name, sentence in OPTIONS.items() if options.get(name)]
     return " ".join(" ".join(said).split())
