@@ -103,7 +103,6 @@ class DetailerForEachPipeForAnimateDiff:
         check_feather("feather", feather)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
-        check_refiner_ratio(refiner_ratio)
         observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         hooks = Hooks(detailer_hook, METHODS if better.call_hooks else REFERENCE_METHODS)
@@ -179,7 +178,6 @@ class SEGSDetailerForAnimateDiff:
         settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
-        check_refiner_ratio(refiner_ratio)
         observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather, pass_order)
@@ -340,6 +338,8 @@ def make_painter(
     pass_order: ops.PassOrder = "pillow13",
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
+    if refiner_ratio is not None:
+        check_refiner_ratio(refiner_ratio)
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
     if frame_count > 1 and isinstance(model, DiffusionModel) and model.unet.positions is None:
         logger.warning(

@@ -29,14 +29,11 @@ class Refiner:
     ratio: float
 
     def __post_init__(self) -> None:
-        if self.ratio is None:
-            raise InputError("refiner_ratio None must be from 0 to 1")
         check_refiner_ratio(self.ratio)
 
 
 def check_refiner_ratio(ratio: Any) -> None:
-    """None means no refiner."""
-    if ratio is not None and (not is_number(ratio) or not 0 <= ratio <= 1):
+    if not is_number(ratio) or not 0 <= ratio <= 1:
         raise InputError(f"refiner_ratio {ratio!r:.80} must be from 0 to 1")
 
 
