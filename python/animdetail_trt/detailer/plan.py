@@ -87,7 +87,7 @@ def plan_segments(
     segs = check_segs(segs, improvements.follow_motion)
     for i, seg in enumerate(segs[1]):
         _note_order(i, seg.bbox)
-    if not improvements.scale_regions:
+    if segs[1] and not improvements.scale_regions:
         _note_aspect(segs[0], frame_size)
     _, scaled = scale_segs(segs, frame_size, improvements, pass_order)
     plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
