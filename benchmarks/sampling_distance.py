@@ -30,6 +30,11 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 # A last-bit change of the latent moves these by more than the tolerance, in the reference as here.
 CHAOTIC = ("lcm", "ddim", "uni_pc")
 
+OPTIONS = {
+    "ancestral": "Down to sigma_down, then noise of sigma_up.",
+    "cfg_pp": "As CFG++ (Chung et al. 2024): to the estimate, along the unconditional one's noise.",
+}
+
 HEAD = """# Samplers and schedulers
 
 Made by `python benchmarks/sampling_distance.py --output docs/sampling.md` on {processor}, torch {torch}, one thread.
@@ -97,9 +102,12 @@ def scheduler_distances() -> dict[str, tuple[int, float]]:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The first paragraph of the docstring: the method and where it was published."""
+    """The first paragraph of the docstring: the method and where it was published; and what is set of its options."""
+    options: dict[str, Any] = function.keywords if isinstance(function, partial) else {}
     function = function.func if isinstance(function, partial) else function
-    return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    said = [(inspect.getdoc(function) or "").split("\n\n")[0]]
+    said += [sentence for name, sentence in OPTIONS.items() if options.get(name)]
+    return " ".join(" ".join(said).split())
 
 
 def document(tiny: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 import animdetail_trt as adt
 from animdetail_trt.detailer import detailer as detailer_module
+from animdetail_trt.detailer.improvements import REFERENCE, Improvements
+from animdetail_trt.detailer.plan import SizeSettings, check_segs, plan_segments
 from animdetail_trt.errors import InputError, SamplingError
 
 FRAMES, HEIGHT, WIDTH = 2, 40, 48
@@ -70,7 +73,22 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         r"segment 0: crop_region \(50, 0, 70, 20\)",
     ),
     ("above", {"segs": make_segs(make_seg(crop_region=(0, -30, 20, -5)))}, "wholly outside the frame of 48x40"),
-    ("backwards", {"segs": make_segs(make_seg(crop_region=(30, 8, 10, 32)))}, "wholly outside"),
+    (
+        "backwards",
+        {"segs": make_segs(make_seg(crop_region=(30, 8, 10, 32)))},
+        r"\(30, 8, 10, 32\) ends before it begins",
+    ),
+    ("backwards, scaled", {"segs": ((80, 96), [make_seg(crop_region=(8, 8, 32, 8))])}, "ends before it begins"),
+    (
+        "scaled to nothing",
+        {"segs": ((80, 48), [make_seg(crop_region=(20, 8, 30, 32))])},
+        "x2 by the heights' ratio. Set",
+    ),
+    ("scaled to under a pixel", {"segs": ((4000, 4800), [make_seg()])}, "Drop the segment, or make the SEGS anew"),
+    ("nine fields", {"segs": make_segs((*make_seg(), 1, 2))}, "segment 0 has 9 fields, a SEG has 7: cropped_image"),
+    ("four fields", {"segs": make_segs(make_seg(), (8, 8, 32, 32))}, "segment 1 has 4 fields"),
+    ("a dict", {"segs": make_segs(make_seg()._asdict())}, r"segment 0 must be a SEG, not dict. Give SEG\(\*\*it\)"),
+    ("segs not unpacked", {"segs": (make_segs(),)}, r"unpack it: \(segs,\) = MaskToSEGS_for_AnimateDiff.doit\(mask\)"),
     (
         "mask rank 1",
         {"segs": make_segs(make_seg(cropped_mask=np.ones(24)))},
@@ -107,7 +125,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         {"segs": make_segs(make_seg(crop_region=(0, 0, 4, 30))), "max_size": 30},
         "fewer than the 8x8",
     ),
-    ("segs no pair", {"segs": [make_seg()]}, r"segs must be \(\(height, width\), \[SEG"),
+    (
+        "no header",
+        {"segs": [make_seg()]},
+        r"segs must be \(\(height, width\), \[SEG.*put \(height, width\) of their frames",
+    ),
+    ("no header of two", {"segs": [make_seg(), make_seg()]}, "These are SEGs alone"),
+    ("segs no pair", {"segs": 7}, r"segs must be \(\(height, width\), \[SEG, ...\]\), not 7$"),
     ("denoise 0", {"denoise": 0.0}, "denoise 0.0 must be above 0"),
     ("denoise 2", {"denoise": 2.0}, "denoise 2.0 must be above 0 and at most 1"),
     ("steps 0", {"steps": 0}, "steps 0 must be at least 1"),
@@ -147,7 +171,16 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("header of infinity", {"segs": ((float("inf"), 40), [make_seg()])}, r"segs must be \(\(height, width\)"),
     ("header below 0", {"segs": ((-40, 48), [make_seg()])}, r"header of segs must be .*, not \(-40, 48\)"),
     ("guide_size 0", {"guide_size": 0}, "guide_size 0 must be a number above 0"),
+    (
+        "guide_size_for",
+        {"guide_size_for": "crop_region"},
+        "guide_size_for 'crop_region' must be True, for the bbox, or F",
+    ),
+    ("guide_size_for 2", {"guide_size_for": 2}, "guide_size_for 2 must be True"),
     ("max_size", {"max_size": -8}, "max_size -8 must be a number above 0"),
+    ("observer", {"observer": print}, "observer must be an Observer, RunReport.* for one: <built.*> has no begin_run"),
+    ("observer's class", {"observer": adt.RunReport}, "is a class; give one of its objects"),
+    ("refiner_ratio without a refiner", {"refiner_ratio": 5}, "refiner_ratio 5 must be from 0 to 1"),
     ("no pipe", {"basic_pipe": None}, "basic_pipe must be a pipe of five parts"),
     ("foreign model", {"basic_pipe": (1, 2, 3, 4, 5)}, "must come from load_pipe"),
     ("ControlNet", {"segs": make_segs(make_seg(control_net_wrapper=object()))}, "must be a ControlNetWrapper"),
@@ -290,6 +323,30 @@ def test_accepted_all_the_same(pipe: adt.BasicPipe, seg: adt.SEG, feather: int) 
     assert not changed.any()
 
 
+class ImpactSeg(NamedTuple):
+    """As a later Impact Pack may have it: the fields named the same, others among them."""
+
+    cropped_image: Any
+    cropped_mask: Any
+    confidence: float
+    crop_region: Any
+    bbox: Any
+    label: str
+    track_id: int
+    control_net_wrapper: Any = None
+
+
+def test_a_seg_is_what_names_its_fields() -> None:
+    seg, reference = make_seg(), make_frames() / 2
+    (expected,) = adt.SEGSPaste.doit(make_frames(), make_segs(seg), ref_image_opt=reference)
+    assert not torch.equal(expected, make_frames())
+    for same in (ImpactSeg(*seg[:6], track_id=7), SimpleNamespace(**seg._asdict()), tuple(seg), list(seg[:6])):
+        (pasted,) = adt.SEGSPaste.doit(make_frames(), ((HEIGHT, WIDTH), [same]), ref_image_opt=reference)
+        assert torch.equal(pasted, expected)
+    ((found,),) = check_segs(((HEIGHT, WIDTH), (ImpactSeg(*seg[:6], track_id=7),)), False)[1:]
+    assert found.control_net_wrapper is None
+
+
 def test_any_strides_and_floats(pipe: adt.BasicPipe) -> None:
     """Mirrored, read-only and float64 NumPy frames and masks give what their plain copies give."""
     frames, mask = make_frames().numpy(), np.linspace(0, 1, 576, dtype=np.float32).reshape(24, 24)
@@ -370,9 +427,11 @@ def test_numpy_frames_and_no_segs(pipe: adt.BasicPipe) -> None:
     assert torch.equal(adt.DetailerForEachPipeForAnimateDiff.doit(frames, segs, **SETTINGS)[0], frames)
 
 
-@pytest.mark.parametrize("budget", ["8GB", -1, 0, 8e9, True])
+@pytest.mark.parametrize("budget", ["8GB", -1, 0, 8, 8192, 8e9, True])
 def test_bad_vram_budget(budget: Any) -> None:
-    with pytest.raises(InputError, match=rf"vram_budget must be .* above 0, not {budget!r}\. For 8 GB give 8_0"):
+    with pytest.raises(
+        InputError, match=rf"vram_budget must be .* at least 100_000_000, not {budget!r}\. For 8 GB give 8_0"
+    ):
         adt.load_pipe("missing.safetensors", vram_budget=budget)
 
 
@@ -385,3 +444,26 @@ def test_a_bbox_the_wrong_way_round_is_told(pipe: adt.BasicPipe, caplog: pytest.
     assert len(segs[1]) == 1
     assert "segment 0: bbox" in caplog.text
     assert "ends before it begins" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("segs", "improvements", "told"),
+    [
+        (make_segs(), REFERENCE, None),
+        (make_segs(make_seg(cropped_mask=np.ones((2, 24, 24)))), REFERENCE, None),
+        (
+            make_segs(make_seg(cropped_mask=np.ones((5, 24, 24)))),
+            REFERENCE,
+            "segment 0: 5 masks for 2 frames are merged",
+        ),
+        (((20, 24), [make_seg()]), REFERENCE, None),
+        (((40, 24), [make_seg()]), REFERENCE, "SEGS made for 24x40 pixels are scaled to frames of 48x40 as the ref"),
+        (((40, 24), [make_seg()]), Improvements(), None),
+    ],
+)
+def test_what_the_reference_does_to_odd_segs_is_told_once(
+    caplog: pytest.LogCaptureFixture, segs: adt.SEGS, improvements: Improvements, told: str | None
+) -> None:
+    assert len(plan_segments(segs, (HEIGHT, WIDTH), FRAMES, SizeSettings(32, True, 64), improvements)) == 1
+    assert len(caplog.messages) == (told is not None)
+    assert (told or "") in caplog.text

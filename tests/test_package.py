@@ -48,11 +48,15 @@ def test_public_names_resolve() -> None:
     for name in adt.__all__:
         assert getattr(adt, name) is not None
     assert set(adt.__all__) <= set(dir(adt))
+    assert not {"Any", "TYPE_CHECKING"} & set(dir(adt))
+    assert "sampling" in adt.__all__
 
 
 def test_what_observer_takes_is_public() -> None:
     assert issubclass(adt.RunReport, adt.Observer)
     assert adt.RunReport().as_dict() == {"total_ms": 0.0, "segments": []}
+    for methods in (vars(adt.Observer), {"as_dict": adt.RunReport.as_dict}):
+        assert all(method.__doc__ for name, method in methods.items() if not name.startswith("_"))
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

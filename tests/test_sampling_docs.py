@@ -25,6 +25,14 @@ def test_every_sampler_and_scheduler_has_its_row() -> None:
     assert [row[0] for row in ROWS] == [*SAMPLERS, *SCHEDULES]
 
 
+def test_a_method_is_told_and_not_only_another_named() -> None:
+    methods = {name: method for name, method, *_ in ROWS}
+    assert all(len(method.split()) > 3 for method in methods.values())
+    guided = {name for name in SAMPLERS if "cfg_pp" in name}
+    assert {name for name, method in methods.items() if "CFG++ (Chung et al. 2024" in method} == guided
+    assert methods["res_multistep_ancestral"] != methods["res_multistep"]
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_the_distance_is_within_the_tolerance(row: list[str]) -> None:
     name, _, first, second = row

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from animdetail_trt import ops
+    from animdetail_trt import ops, sampling
     from animdetail_trt.detailer.detailer import (
         DetailerForEachPipeForAnimateDiff,
         SEGSDetailerForAnimateDiff,
@@ -63,6 +63,7 @@ __all__ = [
     "load_controlnet",
     "load_pipe",
     "ops",
+    "sampling",
 ]
 
 
@@ -79,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(__all__) | set(globals()))
+    return sorted((set(__all__) | set(globals())) - {"Any", "TYPE_CHECKING", "annotations"})

@@ -51,6 +51,11 @@ def scale_region(region: Sequence[int], header: tuple[int, int], frame_size: tup
     return int(x1 * by_width), int(y1 * by_width), int(x2 * by_height), int(y2 * by_height)
 
 
+def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one (width, height) is the other enlarged, to within a pixel."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
+
+
 def upscaled_size(
     crop_size: tuple[int, int], bbox: Sequence[float], guide_size: float, guide_size_for_bbox: bool, max_size: float
 ) -> tuple[int, int]:

@@ -63,6 +63,8 @@ def test_inputs_that_are_damaged(refused: Callable[..., str], video: Path, segs:
     assert "holds no images" in refused(input=tmp_path / "empty")
     segs.write_text("{")
     assert "segs.json as a SEGS file" in refused()
+    segs.write_text('{"size": [48, 64], "segs": []}')
+    assert "segs.json holds nothing to detail" in refused()
     video.write_bytes(video.read_bytes()[:600])
     assert "in.mp4" in refused()
 

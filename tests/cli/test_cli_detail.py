@@ -115,16 +115,6 @@ def test_one_mask_per_frame_and_a_video_out_of_images(
     assert probe_video(tmp_path / "out.mp4").style.rate == 12
 
 
-def test_an_empty_segs_file_is_a_copy(
-    run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "none.json").write_text('{"size": [48, 64], "segs": []}')
-    argv = ["--checkpoint", checkpoint, "--segs", tmp_path / "none.json", "--preview", tmp_path / "sheet.png"]
-    outcome = run("detail", folder, "-o", tmp_path / "out", *argv)
-    assert outcome.code == 0, outcome.err
-    assert "0 segments detailed" in outcome.out
-
-
 def test_quiet_says_only_the_result(
     run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import stand_in
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import animdetail_trt as adt
 from animdetail_trt.comfyui import accelerate, host
@@ -253,6 +254,39 @@ def test_runner_takes_the_call(wrapped: Accelerated, pipe: adt.BasicPipe) -> Non
     alone = pipe.model.unet(x[None] / 17**0.5, levels.timestep(4.0), pipe.positive[0][0][None])[0]
     assert relative_norm(denoised, x - 4.0 * alone) < 1e-5
     assert (wrapped.calls, wrapped.fallbacks) == (1, 0)
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: single values asked for, whole tensors compared."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += op in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        return op(*args, **(kwargs or {}))
+
+
+def test_a_call_waits_for_the_gpu_once(
+    wrapped: Accelerated, pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timesteps = torch.tensor([871, 871, 871, 871, 871, 871])
+    monkeypatch.setattr(wrapped.base_model.model_sampling, "timestep", lambda t: timesteps)
+    asked: list[Any] = []
+    monkeypatch.setattr(Tensor, "tolist", lambda self, of=Tensor.tolist: asked.append(of(self)) or asked[-1])
+    told: list[float] = []
+
+    def runner(latents: Tensor, timestep: float, tokens: Tensor, residuals: Any) -> Tensor:
+        told.append(timestep)
+        assert tokens.shape[1] == 1
+        return latents
+
+    wrapped.runner.open = lambda: runner  # type: ignore[assignment, return-value]
+    args = _arguments(pipe)
+    with _Waits() as waits:
+        wrapped(_unused, args)
+        assert (waits.count, len(asked), told) == (0, 1, [871.0])
+        bool((args["timestep"] == 4.0).all())
+        assert waits.count == 1  # as it was
 
 
 def test_uncovered_calls_go_to_the_untouched_model(

@@ -103,13 +103,37 @@ def test_masks_from_an_image_and_from_a_folder(tmp_path: Path) -> None:
         ({"bbox": [0, 0, 5, 5], "mask": "#"}, "mask '#' names no file"),
         ({"bbox": [0, 0, 5, 5], "maks": "a.png"}, "unknown field 'maks'"),
         ({"bbox": [0, 0, 5, 5], "mask": 3}, "mask is 3"),
-        ({"bbox": [0, 0, 5, 5], "mask": "none.png"}, r"none\.png does not exist"),
+        ({"bbox": [0, 0, 5, 5], "mask": "none.png"}, r"segs\[0\]: mask 'none\.png': .*none\.png does not exist"),
+        ({"bbox": [0, 0, 5, 5], "mask": "empty"}, r"segs\[0\]: mask 'empty': the folder .* holds no images"),
+        (
+            {"bbox": [0, 0, 5, 5], "crop_region": [5, 0, 9, 9]},
+            r"bbox \[0, 0, 5, 5\] lies outside crop_region \[5, 0, 9, 9\]",
+        ),
         ({"bbox": [0, 0, 5, 5], "mask": "none.safetensors#0"}, "cannot read mask none.safetensors#0"),
     ],
 )
 def test_wrong_entries_are_named(tmp_path: Path, entry: Any, message: str) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(MediaError, match=message):
         read_segs(put(tmp_path, entry))
+
+
+@pytest.mark.parametrize(
+    ("size", "region", "told"),
+    [
+        ((10, 8), [0, 0, 20, 16], False),
+        ((13, 11), [0, 0, 20, 16], False),  # as near as whole pixels come
+        ((10, 16), [54, 0, 74, 16], False),  # of the part inside the frame
+        ((64, 48), [0, 0, 20, 20], True),  # of the frame
+    ],
+)
+def test_a_mask_that_is_stretched_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: tuple[int, int], region: list[int], told: bool
+) -> None:
+    Image.new("L", size, 255).save(tmp_path / "a.png")
+    assert len(read_segs(put(tmp_path, {"crop_region": region, "mask": "a.png"}))[1]) == 1
+    assert ("segs[0]: mask a.png is 64x48 pixels, its crop_region 20x20: it is stretched" in caplog.text) is told
+    assert bool(caplog.records) is told
 
 
 def test_a_missing_mask_key_is_named(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_wrong_files_in_wrong_places(tiny: Path, tmp_path: Path) -> None:
         adt.load_pipe(tiny / "tiny_lora.safetensors")
     with pytest.raises(CheckpointError, match="it is an AnimateDiff motion module. Give it as the motion module"):
         adt.load_pipe(tiny / "tiny_mm_v2.safetensors")
-    with pytest.raises(CheckpointError, match="cannot be used as a motion module"):
+    with pytest.raises(CheckpointError, match=r"used as a motion module.*--checkpoint FILE, or load_pipe\(path\)"):
         adt.load_pipe(sd15, motion_module=sd15)
     with pytest.raises(CheckpointError, match="cannot be used as a VAE"):
         adt.load_pipe(sd15, vae=tiny / "tiny_mm_v2.safetensors")

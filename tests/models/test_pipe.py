@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import animdetail_trt as adt
-from animdetail_trt.errors import InputError
+from animdetail_trt.errors import CheckpointError, InputError
+from animdetail_trt.models.files import ModelFiles
 
 
 def load(tiny: Path, **place: Any) -> Any:
@@ -26,6 +27,23 @@ def load(tiny: Path, **place: Any) -> Any:
 def test_the_types_of_unet_and_vae(tiny: Path, given: dict[str, Any], unet: torch.dtype, vae: torch.dtype) -> None:
     pipe = load(tiny, **given)
     assert (pipe.model.unet.dtype, pipe.vae.dtype) == (unet, vae)
+
+
+def test_paths_in_the_home_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny))
+    pipe = adt.load_pipe(
+        "~/tiny_sd15.safetensors", device="cpu", motion_module=Path("~/tiny_mm_v1.safetensors"), engine_dir="~/engines"
+    )
+    assert pipe.model.unet.positions == 24
+    files = ModelFiles("sd15.safetensors", vae="~/vae.safetensors", loras=[("~/lora.safetensors", 1)])
+    assert (files.checkpoint, files.vae) == ("sd15.safetensors", f"{tiny}/vae.safetensors")
+    assert files.loras == [(f"{tiny}/lora.safetensors", 1.0)]
+    adt.load_controlnet("~/tiny_controlnet.safetensors", device="cpu")
+    with pytest.raises(CheckpointError, match="no such file: ~nobody-here/sd15"):
+        adt.load_pipe("~nobody-here/sd15.safetensors")
+    assert repr(pipe.with_conditioning([[torch.zeros(1, 77, 64), {}]])) == (
+        "BasicPipe(model=DiffusionModel, clip=None, vae=TorchVae, positive=[...], negative=None)"
+    )
 
 
 def test_a_vae_in_bfloat16_gives_nearly_the_same_frames(tiny: Path) -> None:

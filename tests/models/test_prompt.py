@@ -106,6 +106,28 @@ def test_an_embedding_is_text_in_a_run_of_its_own():
     assert content(second) == name
 
 
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a face, soft light (freckles:1.2) <3", []),
+        ("no embedding: a <b:c> lora:x", []),
+        (
+            "embedding:EasyNegative, (embedding:bad-hands:1.2) cat",
+            ["words: embedding:EasyNegative, embedding:bad-hands"],
+        ),
+        (
+            "cat <lora:film grain:0.8> <lyco:x:1>",
+            ["as words: <lora:film grain:0.8>, <lyco:x:1>. Give load_pipe loras="],
+        ),
+        ("embedding:a <lora:b:1>", ["inversions are not read", "a LoRA in a prompt"]),
+    ],
+)
+def test_files_named_in_a_prompt_are_told(caplog, prompt, told):
+    tokenize(prompt)
+    assert len(caplog.messages) == len(told)
+    assert all(words in message for words, message in zip(told, caplog.messages, strict=True))
+
+
 @first_draw_is_slow
 @given(odd_prompts)
 def test_any_prompt_becomes_whole_chunks(prompt):

@@ -22,6 +22,8 @@ def file_finder(path: Path) -> Finder:
     from animdetail_trt.media.segs_file import read_segs
 
     segs = read_segs(path)
+    if not segs[1]:
+        raise InputError(f'{path} holds nothing to detail: its "segs" is empty. Add a segment, or use --masks.')
     return lambda clip: segs
 
 

@@ -164,7 +164,8 @@ class Accelerated:
             reason = self.why_not(host.sampled_model(self.base_model))
             if reason is not None:
                 raise EngineError(reason)
-            call = read_call(x, t, conditions, self.runner.positions is not None)
+            timesteps = self.base_model.model_sampling.timestep(t)
+            call = read_call(x, t, conditions, self.runner.positions is not None, timesteps)
             if host.hooks_active(self.base_model):
                 raise EngineError("its weights are changed by hooks for this prompt")
             return self._denoised(call, x, t)
@@ -181,12 +182,11 @@ class Accelerated:
     def _denoised(self, call: Call, x: Tensor, t: Tensor) -> Tensor:
         levels = self.base_model.model_sampling
         scaled = levels.calculate_input(t, x)
-        timestep = float(levels.timestep(t).float()[0])
-        eps = self._eps(scaled.reshape(call.prompts, call.frames, *x.shape[1:]), timestep, call)
+        eps = self._eps(scaled.reshape(call.prompts, call.frames, *x.shape[1:]), call)
         denoised: Tensor = levels.calculate_denoised(t, eps.reshape(x.shape).to(x), x)
         return denoised
 
-    def _eps(self, latents: Tensor, timestep: float, call: Call) -> Tensor:
+    def _eps(self, latents: Tensor, call: Call) -> Tensor:
         """A runner that does not cover a call, or finds the GPU full, is passed over for it alone; one that fails is
         until ``accelerate`` is asked again."""
         if self.runner.broken is not None:
@@ -194,7 +194,7 @@ class Accelerated:
         try:
             with engine_failures(latents.device, self.runner.name, host.is_interrupt, _REMEDY):
                 runner: UNetRunner = self.runner.open()
-                return runner(latents, timestep, call.tokens, call.residuals)
+                return runner(latents, call.timestep, call.tokens, call.residuals)
         except (UncoveredError, FullDeviceError):
             raise
         except EngineError as error:
@@ -205,16 +205,21 @@ class Accelerated:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the UNet: (b, f) of the batch, tokens (b, 1 or f, n, d), residuals as ``UNetRunner`` takes them."""
+    """One call of the UNet: (b, f) of the batch, timestep 0..999, tokens (b, 1 or f, n, d), residuals as
+    ``UNetRunner`` takes them."""
 
     prompts: int
     frames: int
+    timestep: float
     tokens: Tensor
     residuals: Sequence[Tensor] | None
 
 
-def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool) -> Call:
-    """What ComfyUI asks of its UNet, in our terms. Raises EngineError where it asks for something else."""
+def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool, timesteps: Tensor | None = None) -> Call:
+    """What ComfyUI asks of its UNet, in our terms. Raises EngineError where it asks for something else.
+
+    timesteps (b f,): those of the sigmas t; t itself where there are none
+    """
     unknown = sorted(key for key, value in conditions.items() if key not in _KNOWN and value is not None)
     if unknown:
         raise EngineError(f"the conditioning brings {', '.join(unknown)}")
@@ -225,15 +230,24 @@ def read_call(x: Tensor, t: Tensor, conditions: dict[str, Any], motion: bool) ->
     tokens = conditions.get("c_crossattn")
     if tokens is None:
         raise EngineError("the conditioning has no prompt")
-    if not bool((t == t[0]).all()):
-        raise EngineError("the frames are at different noise levels")
     frames = _frames(options, len(x), motion)
     if not frames or len(x) % frames or len(tokens) != len(x):
         raise EngineError(f"a batch of {len(x)} frames and {len(tokens)} prompts is not of windows of {frames}")
     tokens = tokens.reshape(-1, frames, *tokens.shape[1:])
-    if frames > 1 and torch.equal(tokens, tokens[:, :1].expand_as(tokens)):
-        tokens = tokens[:, :1]
-    return Call(len(x) // frames, frames, tokens, _residuals(conditions.get("control"), len(x)))
+    # Asked for together: for each the host waits until the GPU has done all that it was given before.
+    one_level, one_prompt, timestep = _on_host(
+        (t == t[0]).all(), (tokens == tokens[:, :1]).all(), (t if timesteps is None else timesteps)[0]
+    )
+    if not one_level:
+        raise EngineError("the frames are at different noise levels")
+    tokens = tokens[:, :1] if one_prompt else tokens
+    return Call(len(x) // frames, frames, timestep, tokens, _residuals(conditions.get("control"), len(x)))
+
+
+def _on_host(*values: Tensor) -> list[float]:
+    """The numbers in tensors () of one device, as float32 has them."""
+    found: list[float] = torch.stack([value.float() for value in values]).tolist()
+    return found
 
 
 def _frames(options: dict[str, Any], batch: int, motion: bool) -> int:

@@ -22,6 +22,7 @@ from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.plan import (
     SegmentPlan,
     SizeSettings,
+    check_segs,
     images_of,
     inside_frame,
     mask_of,
@@ -29,14 +30,14 @@ from animdetail_trt.detailer.plan import (
     scale_segs,
     with_work_size,
 )
-from animdetail_trt.detailer.report import Observer, timed
+from animdetail_trt.detailer.report import Observer, check_observer, timed
 from animdetail_trt.detailer.segment import Painter, detail_segment, with_controls
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling.conditioning import Conditioning, check_conditioning
 from animdetail_trt.sampling.context import check_context
 from animdetail_trt.sampling.control import check_wrapper
 from animdetail_trt.sampling.model import DiffusionModel
-from animdetail_trt.sampling.refiner import Refiner
+from animdetail_trt.sampling.refiner import Refiner, check_refiner_ratio
 from animdetail_trt.sampling.run import SampleSettings
 from animdetail_trt.segs import SEG, SEGS, CropRegion
 
@@ -102,12 +103,12 @@ class DetailerForEachPipeForAnimateDiff:
         check_feather("feather", feather)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
+        observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         hooks = Hooks(detailer_hook, METHODS if better.call_hooks else REFERENCE_METHODS)
         soft_px = max(feather, noise_mask_feather)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, soft_px, pass_order)
         header = _header(segs, frames, better)
-        observer = observer or Observer()
         if not plans:  # as in the reference, the pipe is then not looked at
             observer.begin_run(0, steps)
             return ops.working_copy(frames), (header, []), basic_pipe, []
@@ -177,6 +178,7 @@ class SEGSDetailerForAnimateDiff:
         settings = settings_for(basic_pipe, seed, steps, cfg, sampler_name, scheduler, denoise, scheduler_func_opt)
         check_feather("noise_mask_feather", noise_mask_feather)
         check_pass_order(pass_order)
+        observer = check_observer(observer)
         better = choose_improvements(reference_mode, improvements)
         plans = plan_segments(segs, _size(frames), len(frames), sizes, better, noise_mask_feather, pass_order)
         painter = make_painter(
@@ -184,7 +186,6 @@ class SEGSDetailerForAnimateDiff:
             pass_order=pass_order,
         )  # fmt: skip
         _check_controls(plans, painter)
-        observer = observer or Observer()
         observer.begin_run(len(plans), steps)
         canvas = HostCanvas(frames, lane_beside(painter.vae))
         enhanced: list[SEG] = []
@@ -227,9 +228,11 @@ class SEGSPaste:
         if not is_number(alpha) or not 0 <= alpha <= 255:
             raise InputError(f"alpha {alpha!r} must be from 0 to 255")
         check_pass_order(pass_order)
+        better = choose_improvements(reference_mode, improvements)
+        segs = check_segs(segs, better.follow_motion)
         if reference is not None:  # a crop of its own is then not looked at
-            segs = segs[0], [SEG(*seg)._replace(cropped_image=None) for seg in segs[1]]
-        _, items = scale_segs(segs, _size(frames), choose_improvements(reference_mode, improvements), pass_order)
+            segs = segs[0], [seg._replace(cropped_image=None) for seg in segs[1]]
+        _, items = scale_segs(segs, _size(frames), better, pass_order)
         if reference is not None:
             items = [_with_pixels_of(reference, seg) for seg in items]
         parts = [
@@ -335,6 +338,8 @@ def make_painter(
     pass_order: ops.PassOrder = "pillow13",
 ) -> Painter:
     """Take the pipes apart and check that they fit each other and the clip."""
+    if refiner_ratio is not None:
+        check_refiner_ratio(refiner_ratio)
     model, vae, positive, negative = _open_pipe(basic_pipe, "basic_pipe", settings, frame_count)
     if frame_count > 1 and isinstance(model, DiffusionModel) and model.unet.positions is None:
         logger.warning(

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from animdetail_trt import ops
 from animdetail_trt.arrays import float_tensor, mask_tensor
-from animdetail_trt.checks import is_finite
+from animdetail_trt.checks import is_finite, is_whole
 from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
-from animdetail_trt.geometry import latent_crop, scale_region, upscaled_size
+from animdetail_trt.geometry import latent_crop, same_aspect, scale_region, upscaled_size
 from animdetail_trt.sampling.control import shows_own_pictures
 from animdetail_trt.segs import SEG, SEGS, CropRegion
 
@@ -39,6 +39,11 @@ class SizeSettings:
     max_size: float
 
     def __post_init__(self) -> None:
+        measured = self.guide_size_for_bbox
+        if not isinstance(measured, bool | np.bool_) and not (is_whole(measured) and measured in (0, 1)):
+            raise InputError(
+                f"guide_size_for {measured!r:.80} must be True, for the bbox, or False, for the crop_region"
+            )
         for name, value in (("guide_size", self.guide_size), ("max_size", self.max_size)):
             if not is_finite(value) or value <= 0:
                 raise InputError(f"{name} {value!r} must be a number above 0 and finite")
@@ -79,9 +84,11 @@ def plan_segments(
     frame_size: (height, width); soft_px: how far a mask's feather reaches, which a window that follows it must hold
     pass_order: as in ``ops.crop_resize``, of crops that SEGS bring
     """
-    segs = _check_segs(segs, improvements.follow_motion)
+    segs = check_segs(segs, improvements.follow_motion)
     for i, seg in enumerate(segs[1]):
         _note_order(i, seg.bbox)
+    if segs[1] and not improvements.scale_regions:
+        _note_aspect(segs[0], frame_size)
     _, scaled = scale_segs(segs, frame_size, improvements, pass_order)
     plans = [_plan_segment(i, seg, frame_size, frame_count, sizes) for i, seg in enumerate(scaled)]
     if improvements.follow_motion:
@@ -103,8 +110,10 @@ def _plan_segment(
     index: int, seg: SEG, frame_size: tuple[int, int], frame_count: int, sizes: SizeSettings
 ) -> SegmentPlan:
     mask = mask_of(seg, index)
+    _note_mask_count(index, mask, frame_count)
     region = pixels = None
     if seg.cropped_image is None:
+        _check_area(index, seg.crop_region)
         region = inside_frame(seg.crop_region, frame_size)
         if region is None:
             raise InputError(
@@ -177,25 +186,60 @@ def scale_segs(
     pass_order: ops.PassOrder = "pillow13",
 ) -> SEGS:
     """SEGS in the pixels of frames of ``frame_size`` (height, width): regions scaled, masks and crops resized."""
-    header, items = _check_segs(segs, improvements.follow_motion)
+    header, items = check_segs(segs, improvements.follow_motion)
     if header == frame_size or 0 in header:
         return header, items
     scale = scale_region_by_side if improvements.scale_regions else scale_region
     return frame_size, [_scale_seg(i, seg, header, frame_size, scale, pass_order) for i, seg in enumerate(items)]
 
 
-def _check_segs(segs: Any, box_per_frame: bool) -> SEGS:
+def check_segs(segs: Any, box_per_frame: bool) -> SEGS:
+    """SEGS with whole numbers and SEGs of this package's own; raises InputError where they are none.
+
+    box_per_frame: whether a bbox may hold one box for each frame
+    """
     try:
         (height, width), items = segs
-        header, items = (int(height), int(width)), [SEG(*item) for item in items]
+        header, items = (int(height), int(width)), list(items)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}") from None
+        raise InputError(f"segs must be ((height, width), [SEG, ...]), not {segs!r:.80}{_remedy_for(segs)}") from None
     if min(header) < 0:
         raise InputError(f"the header of segs must be (height, width) of their frames in pixels, not {segs[0]!r:.80}")
+    found = [_seg_of(item, index) for index, item in enumerate(items)]
     return header, [
         seg._replace(crop_region=_region(seg.crop_region, index), bbox=_bbox(seg.bbox, index, box_per_frame))
-        for index, seg in enumerate(items)
+        for index, seg in enumerate(found)
     ]
+
+
+def _remedy_for(segs: Any) -> str:
+    """What is probably meant by SEGS that are none."""
+    if not isinstance(segs, tuple | list):
+        return ""
+    if segs and all(map(_is_seg, segs)):
+        return ". These are SEGs alone: put (height, width) of their frames before them"
+    if len(segs) == 1:
+        return ". A node returns a tuple, so unpack it: (segs,) = MaskToSEGS_for_AnimateDiff.doit(mask)"
+    return ""
+
+
+def _is_seg(value: Any) -> bool:
+    return all(hasattr(value, name) for name in SEG._fields[:-1])
+
+
+def _seg_of(item: Any, index: int) -> SEG:
+    """A SEG from whatever names its fields, more of them too, or from six or seven in its order."""
+    if _is_seg(item):
+        fields: list[Any] = [getattr(item, name, None) for name in SEG._fields]
+        return SEG(*fields)
+    if not isinstance(item, tuple | list):
+        hint = ". Give SEG(**it)" if isinstance(item, dict) else ""
+        raise InputError(f"segment {index} must be a SEG, not {type(item).__name__}{hint}")
+    if len(item) not in (len(SEG._fields) - 1, len(SEG._fields)):
+        raise InputError(
+            f"segment {index} has {len(item)} fields, a SEG has {len(SEG._fields)}: {', '.join(SEG._fields)}"
+        )
+    return SEG(*item)
 
 
 def _region(value: Any, index: int) -> CropRegion:
@@ -206,6 +250,15 @@ def _region(value: Any, index: int) -> CropRegion:
         raise InputError(
             f"segment {index}: crop_region must be four whole numbers x1, y1, x2, y2, not {value!r}"
         ) from None
+
+
+def _check_area(index: int, region: CropRegion) -> None:
+    x1, y1, x2, y2 = region
+    if x2 <= x1 or y2 <= y1:
+        raise InputError(
+            f"segment {index}: crop_region {tuple(region)} ends before it begins. It is x1, y1, x2, y2 with x2 > x1 "
+            "and y2 > y1, not a width and height"
+        )
 
 
 def _bbox(value: Any, index: int, box_per_frame: bool) -> Any:
@@ -237,6 +290,27 @@ def _note_order(index: int, bbox: Any) -> None:
         )
 
 
+def _note_aspect(header: tuple[int, int], frame_size: tuple[int, int]) -> None:
+    """No error: the reference scales such SEGS so, and its outputs are the promise."""
+    if 0 not in header and not same_aspect(header, frame_size):
+        logger.warning(
+            "SEGS made for %dx%d pixels are scaled to frames of %dx%d as the reference does it, y1 by the widths' "
+            "ratio and x2 by the heights'. To scale each side by its own, set reference_mode=False, or --improve "
+            "scale-regions",
+            *header[::-1], *frame_size[::-1],
+        )  # fmt: skip
+
+
+def _note_mask_count(index: int, mask: Tensor, frame_count: int) -> None:
+    """No error: the reference merges them."""
+    if mask.ndim == 3 and len(mask) not in (1, frame_count):
+        logger.warning(
+            "segment %d: %d masks for %d frames are merged into one, as the reference does it. Give one per frame, or "
+            "one for all",
+            index, len(mask), frame_count,
+        )  # fmt: skip
+
+
 def _scale_seg(
     index: int,
     seg: SEG,
@@ -245,12 +319,18 @@ def _scale_seg(
     scale: ScaleRegion,
     pass_order: ops.PassOrder,
 ) -> SEG:
+    _check_area(index, seg.crop_region)
     region = scale(seg.crop_region, header, frame_size)
     width, height = region[2] - region[0], region[3] - region[1]
     if width <= 0 or height <= 0:
+        remedy = ". Drop the segment, or make the SEGS anew for these frames"
+        if scale is scale_region and not same_aspect(header, frame_size):
+            remedy = (
+                ": the reference scales x2 by the heights' ratio. Set reference_mode=False, or --improve scale-regions"
+            )
         raise InputError(
             f"segment {index}: crop_region {tuple(seg.crop_region)} of SEGS made for {header[1]}x{header[0]} pixels "
-            f"has no area in frames of {frame_size[1]}x{frame_size[0]} pixels. Drop the segment"
+            f"has no area in frames of {frame_size[1]}x{frame_size[0]} pixels{remedy}"
         )
     mask = mask_of(seg, index)
     scaled_mask = resize_masks(mask if mask.ndim == 3 else mask[None], (width, height))

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from animdetail_trt.errors import InputError
+
+_CALLS = ("begin_run", "begin_segment", "step", "stage", "end_segment")
+
 
 class Observer:
     """Called by the detailer as the work goes on; subclass and override what you need. The base does nothing.
@@ -16,7 +20,8 @@ class Observer:
     An exception raised here (KeyboardInterrupt, say) stops the run at that point.
     """
 
-    def begin_run(self, segment_count: int, steps_per_segment: int) -> None: ...
+    def begin_run(self, segment_count: int, steps_per_segment: int) -> None:
+        """All input is checked and the first segment comes next; ``segment_count`` may be 0."""
 
     def begin_segment(self, index: int, label: str, crop_size: tuple[int, int], work_size: tuple[int, int]) -> None:
         """Sizes are (width, height) in pixels: of the crop, and of what is sampled."""
@@ -28,7 +33,20 @@ class Observer:
         """Stage ``name`` of segment ``index``, or a part of it, is done: encode and decode (with the resize), sample,
         paste, hook. On a GPU that means asked for: the time until it is done shows where the host waits, in sample."""
 
-    def end_segment(self, index: int) -> None: ...
+    def end_segment(self, index: int) -> None:
+        """Segment ``index`` is done: pasted, where it is to be, and its hook has returned."""
+
+
+def check_observer(observer: Any) -> Observer:
+    """``observer`` itself, or for None one that does nothing. Raises InputError where it cannot be told of a run."""
+    if observer is None:
+        return Observer()
+    lacking = [name for name in _CALLS if not callable(getattr(observer, name, None))]
+    if isinstance(observer, type) or lacking:
+        hint = f" has no {lacking[0]}" if lacking else " is a class; give one of its objects"
+        raise InputError(f"observer must be an Observer, RunReport() for one: {observer!r:.80}{hint}")
+    found: Observer = observer
+    return found
 
 
 @contextmanager
@@ -68,6 +86,7 @@ class RunReport(Observer):
         self.total_ms = (time.perf_counter() - self._start) * 1e3
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON: total_ms, and of each segment its label, crop_size, work_size (width, height) and stages_ms."""
         return {
             "total_ms": self.total_ms,
             "segments": [

@@ -25,6 +25,7 @@ integers in 0..255.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,12 @@ from torch import Tensor
 
 from animdetail_trt.arrays import mask_tensor
 from animdetail_trt.errors import InputError, MediaError
-from animdetail_trt.geometry import make_crop_region
+from animdetail_trt.geometry import make_crop_region, same_aspect
 from animdetail_trt.media.images import list_images, read_masks
 from animdetail_trt.media.staging import staged_file
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+
+logger = logging.getLogger(__name__)
 
 _FIELDS = {"bbox", "crop_region", "crop_factor", "label", "confidence", "mask"}
 
@@ -113,9 +116,11 @@ def _read_seg(entry: Any, size: tuple[int, int], path: Path, index: int) -> SEG:
         if crop_factor <= 0:
             raise MediaError(f"{where}: crop_factor is {crop_factor}; it must be above 0, 3 is usual.")
         crop_region = make_crop_region(size[1], size[0], bbox, crop_factor)
-    mask = (
-        _read_mask(entry["mask"], path.parent, where) if "mask" in entry else _bbox_mask(bbox, crop_region, size, where)
-    )
+    if "mask" in entry:
+        mask = _read_mask(entry["mask"], path.parent, where)
+        _note_stretch(mask, crop_region, size, f"{where}: mask {entry['mask']}")
+    else:
+        mask = _bbox_mask(bbox, crop_region, size, where)
     confidence = _number(entry, "confidence", 1.0, where)
     if not 0 <= confidence <= 100:
         raise MediaError(f"{where}: confidence is {confidence:g}; it must be 0 to 1 (or to 100, in per cent).")
@@ -168,9 +173,10 @@ def _read_mask(reference: Any, folder: Path, where: str) -> Tensor:
         raise MediaError(f"{where}: mask {reference!r} names no file. Give a path, or leave mask out for the bbox.")
     if path.suffix == ".safetensors":
         return _read_tensor(path, key, where)
-    if path.is_dir():
-        return read_masks(list_images(path))
-    return read_masks([path])[0]
+    try:
+        return read_masks(list_images(path)) if path.is_dir() else read_masks([path])[0]
+    except MediaError as error:
+        raise MediaError(f"{where}: mask {reference!r}: {error}") from None
 
 
 def _read_tensor(path: Path, key: str, where: str) -> Tensor:
@@ -191,6 +197,19 @@ def _read_tensor(path: Path, key: str, where: str) -> Tensor:
         raise MediaError(f"{where}: {error}") from None
 
 
+def _note_stretch(mask: Tensor, crop_region: CropRegion, size: tuple[int, int], what: str) -> None:
+    """No error: masks are resized to the crop, and the reference takes any."""
+    x1, y1, x2, y2 = crop_region
+    height, width = mask.shape[-2:]
+    # Of a region that reaches out of the frame, the part inside is what is cropped.
+    crops = ((x2 - x1, y2 - y1), (min(x2, size[1]) - max(x1, 0), min(y2, size[0]) - max(y1, 0)))
+    if not any(same_aspect((width, height), crop) for crop in crops):
+        logger.warning(
+            "%s is %dx%d pixels, its crop_region %dx%d: it is stretched. A mask covers the crop_region, not the frame",
+            what, width, height, *crops[0],
+        )  # fmt: skip
+
+
 def _bbox_mask(bbox: CropRegion, crop_region: CropRegion, size: tuple[int, int], where: str) -> Tensor:
     """float32 (h, w) over ``crop_region``: 1 inside ``bbox``, 0 around it."""
     left, top, right, bottom = crop_region
@@ -200,5 +219,10 @@ def _bbox_mask(bbox: CropRegion, crop_region: CropRegion, size: tuple[int, int],
         )
     mask = torch.zeros(bottom - top, right - left)
     x1, y1, x2, y2 = bbox
+    if min(right, x2) <= max(left, x1) or min(bottom, y2) <= max(top, y1):
+        raise MediaError(
+            f"{where}: bbox {list(bbox)} lies outside crop_region {list(crop_region)}, so its mask would be black. "
+            "Mend one of them: both are [x1, y1, x2, y2] in frame pixels."
+        )
     mask[max(y1 - top, 0) : max(y2 - top, 0), max(x1 - left, 0) : max(x2 - left, 0)] = 1
     return mask

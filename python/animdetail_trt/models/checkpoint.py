@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ _ARTICLE: dict[Kind, str] = {
     "unknown": "no model of a kind that is known here",
 }
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+
+
+def expanded(path: str | Path) -> str | Path:
+    """``path`` with the home folder for a leading ~, as a shell would have it; as it is where there is none."""
+    return type(path)(os.path.expanduser(path))  # pathlib's raises where there is no such user
 
 
 def read_tensors(path: str | Path) -> StateDict:
@@ -163,7 +169,7 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
-        "sd15": "Give it as the checkpoint: --checkpoint FILE",
+        "sd15": "Give it as the checkpoint: --checkpoint FILE, or load_pipe(path)",
     }.get(kind, f"Choose {' or '.join(_ARTICLE[k] for k in wanted)}")
     raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
 

@@ -16,6 +16,7 @@ from animdetail_trt.models.checkpoint import (
     Placement,
     StateDict,
     all_finite,
+    expanded,
     load_exactly,
     read_tensors,
     reading,
@@ -40,6 +41,7 @@ def load_controlnet(
     """
     if not isinstance(path, str | Path):
         raise InputError(f"the ControlNet must be a path, not {path!r:.80}")
+    path = expanded(path)
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
     tensors = read_tensors(path)

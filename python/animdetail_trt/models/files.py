@@ -11,7 +11,15 @@ import torch
 
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
-from animdetail_trt.models.checkpoint import Placement, StateDict, read_tensors, reading, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import (
+    Placement,
+    StateDict,
+    expanded,
+    read_tensors,
+    reading,
+    require_kind,
+    shapes_of,
+)
 from animdetail_trt.models.lora import LoraFiles, check_lora_files, merge_loras
 from animdetail_trt.models.motion import MotionModule, load_motion_module, with_motion_loras, with_strength
 from animdetail_trt.models.unet import UNet, build_unet, unet_from_ldm
@@ -46,6 +54,8 @@ class ModelFiles:
             path = getattr(self, name)
             if not isinstance(path, str | Path) and (path is not None or name == "checkpoint"):
                 raise InputError(f"{name} must be a path, not {path!r}")
+            if path is not None:
+                object.__setattr__(self, name, expanded(path))
 
     def read_motion(self) -> MotionModule | None:
         """The motion module with its LoRAs, scale and effect."""

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
-from animdetail_trt.models.checkpoint import Kind, StateDict, all_finite, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import (
+    Kind,
+    StateDict,
+    all_finite,
+    expanded,
+    read_tensors,
+    require_kind,
+    shapes_of,
+)
 from animdetail_trt.models.lora_names import Names, motion_names, plain_name, text_names, unet_names
 
 LoraFiles: TypeAlias = Sequence[tuple[str | Path, float]]
@@ -88,7 +96,7 @@ def check_lora_files(name: str, files: Any) -> LoraFiles:
             raise InputError(f"{name} must be [(path, strength), ...]; a path is {path!r:.80}")
         if not is_finite(strength):
             raise InputError(f"{name}: the strength of {path} must be a finite number, not {strength!r:.80}")
-    return [(path, float(strength)) for path, strength in pairs]
+    return [(expanded(path), float(strength)) for path, strength in pairs]
 
 
 def merge_loras(files: LoraFiles, unet: StateDict, text: StateDict | None) -> tuple[StateDict, StateDict | None]:

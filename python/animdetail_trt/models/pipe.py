@@ -12,7 +12,7 @@ from animdetail_trt.backends.interface import VaeRunner
 from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype, choose_vae_dtype
 from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
-from animdetail_trt.models.checkpoint import reading
+from animdetail_trt.models.checkpoint import expanded, reading
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.lora import LoraFiles
 from animdetail_trt.models.motion import MotionModule
@@ -24,6 +24,9 @@ from animdetail_trt.sampling.model import DiffusionModel
 from animdetail_trt.sampling.model_sampling import ModelSampling, check_beta_schedule
 
 logger = logging.getLogger(__name__)
+
+SMALLEST_BUDGET = 100_000_000
+"""Bytes: no engine runs in less, and who gives less means gigabytes."""
 
 
 class BasicPipe(NamedTuple):
@@ -37,6 +40,13 @@ class BasicPipe(NamedTuple):
     vae: VaeRunner
     positive: Conditioning | None
     negative: Conditioning | None
+
+    def __repr__(self) -> str:
+        parts = (
+            f"{name}={'[...]' if isinstance(part, list) else 'None' if part is None else type(part).__name__}"
+            for name, part in zip(self._fields, self, strict=True)
+        )
+        return f"BasicPipe({', '.join(parts)})"
 
     def with_conditioning(
         self, positive: Conditioning | None = None, negative: Conditioning | None = None
@@ -96,16 +106,17 @@ def load_pipe(
     vram_budget: bytes of GPU memory that engines may take: all that are on the card, whichever pipe they are of. The
         last load_pipe that gives one sets it, also for the pipes before; None leaves it, which is unbounded at first
 
-    Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name
-    or a value that cannot be.
+    A path may begin with ~. Raises CheckpointError for a file that is missing, damaged, or of another kind, and
+    InputError for an unknown name or a value that cannot be.
     """
     vae_file, vae_runner = _file_or_runner(vae)
     files = ModelFiles(checkpoint, motion_module, vae_file, loras, motion_loras, motion_scale, motion_effect)
     if context is not None and not isinstance(context, ContextOptions):
         raise InputError(f"context must be ContextOptions, not {context!r:.80}")
-    if vram_budget is not None and not (is_whole(vram_budget) and vram_budget > 0):
+    if vram_budget is not None and not (is_whole(vram_budget) and vram_budget >= SMALLEST_BUDGET):
         raise InputError(
-            f"vram_budget must be a whole number of bytes above 0, not {vram_budget!r:.80}. For 8 GB give 8_000_000_000"
+            f"vram_budget must be a whole number of bytes, at least {SMALLEST_BUDGET:_}, not {vram_budget!r:.80}. "
+            "For 8 GB give 8_000_000_000"
         )
     if beta_schedule != "autoselect":
         check_beta_schedule(beta_schedule)
@@ -118,6 +129,7 @@ def load_pipe(
 
     motion = files.read_motion()
     parts = files.read_parts(needs_vae=vae_runner is None)
+    engine_dir = None if engine_dir is None else expanded(engine_dir)
     runners = Runners(files, torch_device, dtype, choice, engine_dir, vram_budget, vae_dtype=vae_type)
     unet = runners.unet(parts, motion)
     vae_runner = vae_runner or runners.vae(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from animdetail_trt.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 Token: TypeAlias = tuple[int, float]
 """(id, weight)"""
 
@@ -23,6 +26,9 @@ CHUNK_TOKENS = 77  # start, 75 of the prompt, end
 SPLIT_TOKENS = 8  # a run of tokens as long as this is split where a chunk ends, a shorter one moves to the next chunk
 NESTED_WEIGHT = 1.1
 
+# What other programs read in a prompt that names a file; here it is text.
+_EMBEDDING = re.compile(r"(?:^|(?<=[\s(,]))embedding:[^\s(),:]+")
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 # Escaped parentheses wait as code points that Unicode reserves for uses like this one.
 _ESCAPED = {r"\(": "\ufdd0", r"\)": "\ufdd1"}
 
@@ -31,10 +37,12 @@ def tokenize(prompt: str) -> list[list[Token]]:
     """The prompt as chunks of exactly 77 (id, weight), each starting with 49406 and filled up with 49407.
 
     ``(text:1.3)`` sets a weight, ``(text)`` multiplies the weight around it by 1.1, ``\\(`` and ``\\)`` are plain
-    parentheses. Whatever does not parse, such as a parenthesis without its other half, is text.
+    parentheses. Whatever does not parse, such as a parenthesis without its other half, is text. So are textual
+    inversions and LoRAs, of which a warning is logged.
     """
     if not isinstance(prompt, str):
         raise InputError(f"a prompt is text; this one is a {type(prompt).__name__}: {prompt!r:.80}")
+    _note_files(prompt)
     runs = (
         [(token, weight) for token in encode_text(part)]
         for text, weight in weighted_segments(prompt)
@@ -42,6 +50,17 @@ def tokenize(prompt: str) -> list[list[Token]]:
         for part in re.split(r"(?<=[ \n])(?=embedding:)", text)
     )
     return [[(START, 1.0), *chunk, *[(END, 1.0)] * (CHUNK_TOKENS - 1 - len(chunk))] for chunk in _fill_chunks(runs)]
+
+
+def _note_files(prompt: str) -> None:
+    if names := _EMBEDDING.findall(prompt):
+        logger.warning("textual inversions are not read, their names are encoded as words: %s", ", ".join(names))
+    if names := _LORA.findall(prompt):
+        logger.warning(
+            "a LoRA in a prompt is encoded as words: %s. Give load_pipe loras=[(path, strength)], or the command line "
+            "--lora FILE:STRENGTH",
+            ", ".join(names),
+        )
 
 
 def _fill_chunks(runs: Iterable[list[Token]]) -> list[list[Token]]:

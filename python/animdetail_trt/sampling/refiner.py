@@ -29,8 +29,12 @@ class Refiner:
     ratio: float
 
     def __post_init__(self) -> None:
-        if not is_number(self.ratio) or not 0 <= self.ratio <= 1:
-            raise InputError(f"refiner_ratio {self.ratio!r} must be from 0 to 1")
+        check_refiner_ratio(self.ratio)
+
+
+def check_refiner_ratio(ratio: Any) -> None:
+    if not is_number(ratio) or not 0 <= ratio <= 1:
+        raise InputError(f"refiner_ratio {ratio!r:.80} must be from 0 to 1")
 
 
 def sample_refined(

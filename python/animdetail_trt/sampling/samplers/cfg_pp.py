@@ -13,7 +13,7 @@ from animdetail_trt.sampling.samplers.single_step import geometric_mean, slope
 
 
 def sample_euler_cfg_pp(run: Run, x: Tensor) -> Tensor:
-    """``euler`` (alg. 1 of the paper, in k-diffusion's scale)."""
+    """``euler`` as CFG++ (Chung et al. 2024, arXiv:2406.08070, alg. 1, in k-diffusion's scale)."""
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised, uncond = run.estimates(x, sigma, cfg_pp=True)
         run.on_step(i, denoised)
@@ -22,7 +22,7 @@ def sample_euler_cfg_pp(run: Run, x: Tensor) -> Tensor:
 
 
 def sample_euler_ancestral_cfg_pp(run: Run, x: Tensor) -> Tensor:
-    """``euler_ancestral``."""
+    """``euler_ancestral`` as CFG++ (Chung et al. 2024): to the estimate, along the unconditional one's noise."""
     noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised, uncond = run.estimates(x, sigma, cfg_pp=True)
@@ -35,7 +35,8 @@ def sample_euler_ancestral_cfg_pp(run: Run, x: Tensor) -> Tensor:
 
 
 def sample_dpmpp_2s_ancestral_cfg_pp(run: Run, x: Tensor) -> Tensor:
-    """``dpmpp_2s_ancestral``; the difference that guidance makes is added to x before each of the two stages."""
+    """``dpmpp_2s_ancestral`` as CFG++ (Chung et al. 2024): the difference that guidance makes is added to x before each
+    of the two stages."""
     noise = run.step_noise(x)
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
         denoised, uncond = run.estimates(x, sigma, cfg_pp=True)
@@ -55,7 +56,7 @@ def sample_dpmpp_2s_ancestral_cfg_pp(run: Run, x: Tensor) -> Tensor:
 
 
 def sample_dpmpp_2m_cfg_pp(run: Run, x: Tensor) -> Tensor:
-    """``dpmpp_2m``."""
+    """``dpmpp_2m`` as CFG++ (Chung et al. 2024): to the estimate, along the unconditional one's noise."""
     previous: Tensor | None = None
     previous_h = 0.0
     for i, (sigma, sigma_next) in enumerate(pairwise(run.sigmas)):
