@@ -89,11 +89,16 @@ def make_segments(width: int, height: int, count: int, crop: int, size: int) -> 
 
 
 def covered_whole(segment: Segment, feather_px: int) -> Region:
-    """Where the feathered mask is 1: x1, y1, x2, y2 in the frame."""
-    rows, columns = segment.mask.nonzero(as_tuple=True)
+    """Where the feathered mask is 1, or near it where it is small: x1, y1, x2, y2 in the frame."""
     left, top, _, _ = segment.crop_region
-    x1, y1 = left + int(columns.min()) + feather_px, top + int(rows.min()) + feather_px
-    return x1, y1, left + int(columns.max()) + 1 - feather_px, top + int(rows.max()) + 1 - feather_px
+    (x1, x2), (y1, y2) = (_inner(lines, feather_px) for lines in (segment.mask.any(dim=0), segment.mask.any(dim=1)))
+    return left + x1, top + y1, left + x2, top + y2
+
+
+def _inner(lines: Tensor, feather_px: int) -> tuple[int, int]:
+    first, last = int(lines.nonzero().min()), int(lines.nonzero().max())
+    inset = min(feather_px, (last + 1 - first) // 4)
+    return first + inset, last + 1 - inset
 
 
 def segs_of(segments: list[Segment], width: int, height: int) -> SEGS:
