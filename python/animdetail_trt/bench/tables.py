@@ -129,24 +129,26 @@ def absent_lines(document: dict[str, Any]) -> list[str]:
 
 def show_comparison(comparison: Comparison, threshold: float, console: Console | None = None) -> None:
     console = console or open_console()
-    table = Table("scenario", "backend")
-    for head in ("A ms", "B ms", "B / A", ""):
-        table.add_column(head, justify="right")
+    table = Table("scenario", "backend", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("A ms", "B ms", "B / A", "A speedup", "B", ""):
+        table.add_column(head, justify="right", no_wrap=True)
     for pair in comparison.pairs:
-        told = "[red]slower[/]" if pair.slower else "[green]faster[/]" if pair.faster else ""
-        table.add_row(
-            pair.scenario, pair.backend, f"{pair.old_ms:.2f}", f"{pair.new_ms:.2f}", f"{pair.ratio:.2f}", told
-        )
+        speedups = ("-" if one is None else f"{one:.2f}x" for one in (pair.old_speedup, pair.new_speedup))
+        slower = "[red]slower[/]" if pair.counts else "slower"
+        told = slower if pair.slower else "[green]faster[/]" if pair.faster else ""
+        times = f"{pair.old_ms:.2f}", f"{pair.new_ms:.2f}", f"{pair.ratio:.2f}"
+        table.add_row(pair.scenario, pair.backend, *times, *speedups, told)
     console.print(table)
     for note in comparison.notes:
         console.print(escape(f"note: {note}"), highlight=False, soft_wrap=True)
     for lost in comparison.lost:
         console.print(escape(f"lost: {lost}"), highlight=False, soft_wrap=True)
-    slower = sum(pair.slower for pair in comparison.pairs)
+    slower_ones = sum(pair.slower and pair.counts for pair in comparison.pairs)
     console.print(
-        f"{slower} of {len(comparison.pairs)} are more than {threshold:g} times slower, beyond their runs' spread",
-        highlight=False,
-    )
+        f"{slower_ones} of {len(comparison.pairs)} are more than {threshold:g} times slower, beyond their rounds' "
+        "spread: by the speedup, or by ms where there is none",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def list_suites(suites: Iterable[Suite], console: Console | None = None) -> None:

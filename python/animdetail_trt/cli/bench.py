@@ -69,6 +69,7 @@ def _add_subcommands(parser: argparse.ArgumentParser) -> None:
     comparing.add_argument("old", type=Path, metavar="A.json")
     comparing.add_argument("new", type=Path, metavar="B.json")
     comparing.add_argument("--threshold", type=between(1, 1000), help="how many times slower is a loss (default: 1.10)")
+    comparing.add_argument("--complete", action="store_true", help="what B left out for time is a loss, not a note")
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -85,7 +86,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from animdetail_trt.bench.tables import show_comparison
 
     threshold = args.threshold or THRESHOLD
-    comparison = compare_results(read_result(args.old), read_result(args.new), threshold)
+    comparison = compare_results(read_result(args.old), read_result(args.new), threshold, complete=args.complete)
     show_comparison(comparison, threshold)
     return EXIT_FAILED if comparison.worse else 0
 
