@@ -101,6 +101,15 @@ def test_growth_in_frames_is_flagged(k: float, flagged: bool) -> None:
     assert fit["exponent"] == pytest.approx(k)
 
 
+@pytest.mark.parametrize(("largest_mib", "flagged"), [(8, False), (800, True)])
+def test_growth_of_little_memory_is_not_flagged(largest_mib: int, flagged: bool) -> None:
+    scenarios = [a_scenario(time_ms=n, frames=n) for n in (16, 64, 128)]
+    for scenario, share in zip(scenarios, (0.01, 0.25, 1), strict=True):
+        scenario["results"][0]["peak_host_bytes"] = int(share * largest_mib * 2**20)
+    fits = {fit["of"]: fit["flagged"] for fit in fit_growth(scenarios)}
+    assert fits == {"time": False, "host memory": flagged}
+
+
 def test_growth_in_segments_and_area_is_not_flagged() -> None:
     scenarios = [a_scenario(time_ms=n**2.0, segments=n) for n in (1, 3, 8)]
     scenarios += [a_scenario(time_ms=n**4.0, side=n, crop=n) for n in (64, 96, 128)]
