@@ -413,6 +413,45 @@ def test_the_report_tells_what_is_wrong() -> None:
     assert "NOT COMPLETE" in text
 
 
+def test_the_roofline_has_the_roofs_of_both_models() -> None:
+    document = a_report().document
+    assert "UNet and VAE: matrix product or convolution, the faster: 100 GFLOP/s" in plots.roofline(document)
+    assert "stroke-dasharray" not in plots.roofline(document)
+    document["rates"]["vae_gflop_per_s"] = 25.0
+    svg = plots.roofline(document)
+    assert "UNet: matrix product or convolution, the faster: 100 GFLOP/s" in svg
+    assert "VAE: matrix product or convolution, the faster: 25 GFLOP/s" in svg
+    assert "stroke-dasharray" in svg
+
+
+def test_every_way_has_a_colour_of_its_own() -> None:
+    assert len(set(plots._COLOURS.values())) == len(WAYS)
+
+
+def test_a_bars_line_is_the_rounds_full_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    lines: list[list[float]] = []
+    plot = Axes.plot
+    document = a_result()
+    document["scenarios"][0]["results"][0]["ratios_to_base"] = [2.0, 1.2, 2.9]
+    with monkeypatch.context() as patched:
+        patched.setattr(Axes, "plot", lambda self, x, y, **style: lines.append(x) or plot(self, x, y, **style))
+        plots.ratio_bars(document)
+    assert lines == [[1.2, 2.9]]
+    assert "from the slowest of the single rounds to the fastest" in page(Report(document))
+
+
+def test_pictures_say_what_ours_is_beside() -> None:
+    report = a_report()
+    report.document["scenarios"] = report.document["scenarios"][:1]
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
+    del report.document["scenarios"][0]["results"][0]
+    assert "<figcaption>float32 torch</figcaption>" in page(report)
+    report.pictures[0]["kind"] = "pixels"
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
+
+
 def test_a_report_without_results_is_a_page() -> None:
     document = a_result()
     document["scenarios"] = []
