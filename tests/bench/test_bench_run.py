@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from rich.console import Console
 
 from animdetail_trt.backends.ladder import Ladder, Rung
 from animdetail_trt.bench import plots, reference_way, results
@@ -22,6 +24,7 @@ from animdetail_trt.bench.job import DeviceReport, Job
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report, png_of
 from animdetail_trt.bench.scenarios import SUITES, clip
+from animdetail_trt.bench.tables import show_result
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
 from animdetail_trt.cli import bench as bench_command
 from animdetail_trt.errors import LostDeviceError, UnavailableError
@@ -411,6 +414,43 @@ def test_the_report_tells_what_is_wrong() -> None:
     text = page(report)
     assert "clip-16 torch: frame 1 is &lt;black&gt;" in text
     assert "NOT COMPLETE" in text
+
+
+def a_table(document: dict[str, Any]) -> str:
+    console = Console(width=200, file=io.StringIO())
+    show_result(document, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_host_and_device_memory_have_columns_of_their_own() -> None:
+    report = a_report()
+    first, second = report.document["scenarios"][0]["results"]
+    first.update(peak_host_bytes=11 << 20)
+    second.update(peak_host_bytes=33 << 20)
+    assert "<th>MiB</th>" in page(report)
+    assert "device" not in a_table(report.document)
+    first.update(peak_device_bytes=22 << 20)
+    assert "<th>host MiB</th><th>device MiB</th>" in page(report)
+    assert "<td>11</td><td>22</td>" in page(report)
+    assert "<td>33</td><td>-</td>" in page(report)
+    assert "host MiB device MiB" in " ".join(a_table(report.document).split())
+
+
+@pytest.mark.parametrize(("changes", "kind", "told"), [
+    ({}, "clip", ["equal", "is the truth"]), ({"dtype": "float16"}, "clip", ["equal", "equal"]),
+    ({"card": {"name": "a GPU", "driver": "580"}}, "clip", ["equal", "equal"]),
+    ({}, "pixels", ["is the truth", "equal"]),
+])  # fmt: skip
+def test_what_is_the_truth_is_not_equal_to_it(changes: dict[str, Any], kind: str, told: list[str]) -> None:
+    document = a_report().document | changes
+    scenario = document["scenarios"][0] | {"kind": kind}
+    for result in scenario["results"]:
+        result["quality"] = result["quality"] | {"psnr_db": None}
+    document["scenarios"] = [scenario]
+    rows = [line for line in a_table(document).splitlines() if " reference " in line or " torch " in line]
+    assert ["is the truth" if "is the truth" in row else "equal" for row in rows[2:4]] == told
+    assert all("equal" in row or "is the truth" in row for row in rows[2:4])
+    assert page(Report(document)).count("is the truth") == told.count("is the truth")
 
 
 def test_the_roofline_has_the_roofs_of_both_models() -> None:

@@ -11,12 +11,12 @@ from animdetail_trt.bench.results import write_text
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.tables import (
     QUALITY_HEADS,
-    SPEED_HEADS,
     absent_lines,
     growth_lines,
     headline,
     quality_cells,
     speed_cells,
+    speed_heads,
 )
 from animdetail_trt.bench.ways import TRUTH, WAYS
 
@@ -34,7 +34,6 @@ svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555;
 ul { font-size: 13px }
 """
 _INCOMPLETE = "NOT COMPLETE: stopped, or scenarios were left out"
-_HEADS = ("scenario", "backend", *SPEED_HEADS, *QUALITY_HEADS)
 
 
 def write_html(path: Path, report: Report) -> None:
@@ -93,12 +92,13 @@ def _table(document: dict[str, Any]) -> str:
             cells = [
                 scenario["name"] if i == 0 else "",
                 result["backend"],
-                *speed_cells(result),
-                *quality_cells(result),
+                *speed_cells(document, scenario, result),
+                *quality_cells(document, scenario, result),
             ]
             columns = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             rows.append(f'<tr class="{"first" if i == 0 else ""}" title="{escape(scenario["what"])}">{columns}</tr>')
-    heads = "".join(f"<th>{escape(head)}</th>" for head in _HEADS)
+    names = ("scenario", "backend", *speed_heads(document), *QUALITY_HEADS)
+    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
