@@ -17,8 +17,9 @@ import torch
 from rich.console import Console
 
 from animdetail_trt.backends.ladder import Ladder, Rung
-from animdetail_trt.bench import plots, reference_way, results
+from animdetail_trt.bench import html, plots, reference_way, results
 from animdetail_trt.bench import run as bench_run
+from animdetail_trt.bench.floors import Rates
 from animdetail_trt.bench.html import page
 from animdetail_trt.bench.job import DeviceReport, Job
 from animdetail_trt.bench.results import SCHEMA_PATH
@@ -27,7 +28,7 @@ from animdetail_trt.bench.scenarios import SUITES, clip
 from animdetail_trt.bench.tables import show_result
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
 from animdetail_trt.cli import bench as bench_command
-from animdetail_trt.errors import LostDeviceError, UnavailableError
+from animdetail_trt.errors import LostDeviceError, MediaError, UnavailableError
 from animdetail_trt.extras import install_command
 from outcome import Outcome
 from results import a_result, a_scenario
@@ -99,14 +100,18 @@ def test_the_references_decoding_gives_float32_whatever_its_vae_does() -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Scenarios are not measured but made up; the names of those that would have been."""
+    """Scenarios are not measured but made up, and neither are models written nor rates taken; the names of those that
+    would have been."""
     names: list[str] = []
 
     def measure(self: Any, scenario: Any) -> dict[str, Any]:
         names.append(scenario.name)
         return a_scenario(time_ms=1.0) | {"name": scenario.name}
 
+    none = Path("none")
     monkeypatch.setattr(bench_run.Run, "_measure", measure)
+    monkeypatch.setattr(bench_run.Run, "_measure_rates", lambda self: Rates(1e7, 1e8, 1e8))
+    monkeypatch.setattr(bench_command, "_models", lambda *_: Models(none, none, CPU, "float32", none, none))
     return names
 
 
@@ -131,7 +136,7 @@ def test_ctrl_c_keeps_what_was_measured(
     assert [scenario["name"] for scenario in document["scenarios"]] == measured
     assert len(measured) == 2
     assert document["complete"] is False
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json", "cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json"]
 
 
 def test_a_save_that_fails_does_not_hide_ctrl_c(
@@ -154,10 +159,39 @@ def test_a_save_that_fails_does_not_hide_ctrl_c(
     assert "what was measured so far is lost: No space left on device" in done.told
 
 
+def test_a_full_disk_does_not_end_the_measuring(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MediaError("the disk of bench.json is full")
+
+    monkeypatch.setattr(results, "write_text", full)
+    done = bench(run, tmp_path, "--scenario", "unet-*")
+    assert done.code == 1
+    assert done.told.count("measuring goes on") == 1
+    assert "failed: the disk of bench.json is full" in done.told
+    assert len(measured) == 6
+    assert all(name in done.out for name in measured)
+    assert "Traceback" not in done.err
+
+
+def test_a_disk_that_is_full_for_the_report_keeps_the_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MediaError("the disk of bench.html is full")
+
+    monkeypatch.setattr(html, "write_text", full)
+    (tmp_path / "bench.html").write_text("of yesterday")
+    assert bench(run, tmp_path, "--scenario", "unet-8f-64px-b2").code == 1
+    assert [scenario["name"] for scenario in json.loads((tmp_path / "bench.json").read_text())["scenarios"]] == measured
+    assert not (tmp_path / "bench.html").exists()
+
+
 @pytest.mark.usefixtures("measured")
 def test_a_whole_run_takes_the_partial_ones_place(run: Run, tmp_path: Path) -> None:
     assert bench(run, tmp_path).code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.html", "bench.json", "cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.html", "bench.json"]
     assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
 
 
@@ -299,6 +333,7 @@ def test_without_matplotlib_the_json_is_written(
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(plots, "importlib", type("_", (), {"import_module": staticmethod(missing)}))
+    (tmp_path / "bench.html").write_text("of yesterday")
     done = bench(run, tmp_path)
     assert done.code == 0
     assert install_command("bench") in done.told
@@ -315,6 +350,7 @@ def test_without_matplotlib_the_json_is_written(
     (("--dtype", "int8"), "unknown dtype 'int8'"),
     (("--backend", "openvino"), "invalid choice: 'openvino'"),
     (("--minutes", "-1"), "out of range"),
+    (("--only", "foo"), "argument COMMAND: invalid choice: 'foo'"),
 ])  # fmt: skip
 def test_bad_flags(run: Run, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     done = bench(run, tmp_path, *flags)
