@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 
 from animdetail_trt.backends.ladder import Ladder, Rung
-from animdetail_trt.bench import html, plots, reference_way, results
+from animdetail_trt.bench import html, pixel_path, plots, reference_way, results
 from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.floors import Rates
 from animdetail_trt.bench.html import page
-from animdetail_trt.bench.job import DeviceReport, Job
+from animdetail_trt.bench.job import DeviceReport, Inputs, Job
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report, png_of
 from animdetail_trt.bench.scenarios import SUITES, clip
@@ -371,6 +371,20 @@ def test_list(run: Run) -> None:
     for suite in SUITES.values():
         assert suite.name in out
         assert all(scenario.name in out for scenario in suite.scenarios)
+
+
+@pytest.mark.parametrize(("way", "device", "runs_on"), [
+    ("native_cuda", "cuda:1", "cuda:1"), ("native_cuda", "cuda", "cuda:2"), ("native", "cuda:1", "cpu"),
+    ("reference", "cuda:1", "cpu"),
+])  # fmt: skip
+def test_the_pixel_path_runs_on_the_runs_gpu(
+    monkeypatch: pytest.MonkeyPatch, way: str, device: str, runs_on: str
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(pixel_path, "StandInVae", lambda frames, segment, device: devices.append(str(device)))
+    pixel_path.pixel_job(SUITES["quick"].scenarios[0], way, Inputs([None]), torch.device(device))
+    assert devices == [runs_on]
 
 
 def test_absent_ways_say_why(tmp_path: Path) -> None:
