@@ -119,6 +119,12 @@ def with_result(**changes: Any) -> dict[str, Any]:
     return document
 
 
+def in_pixels(**changes: Any) -> dict[str, Any]:
+    document = with_result(**changes)
+    document["scenarios"][0]["kind"] = "pixels"
+    return document
+
+
 def with_psnr(psnr_db: float | None) -> dict[str, Any]:
     return with_result(quality=a_result()["scenarios"][0]["results"][0]["quality"] | {"psnr_db": psnr_db})
 
@@ -140,7 +146,11 @@ MIB = 2**20
     (with_psnr(None), with_psnr(100.0), None),
     (with_psnr(50.0), with_psnr(None), None),
     (with_psnr(50.0), with_result(quality=None), "nothing is known of its quality"),
-    (with_result(peak_host_bytes=90 * MIB), with_result(peak_host_bytes=120 * MIB), "host memory 120 MiB, before 90"),
+    (with_result(peak_host_bytes=90 * MIB), with_result(peak_host_bytes=150 * MIB), "host memory 150 MiB, before 90"),
+    (with_result(peak_host_bytes=98 * MIB), with_result(peak_host_bytes=121 * MIB), None),
+    (in_pixels(peak_host_bytes=31 * MIB), in_pixels(peak_host_bytes=60 * MIB), "host memory 60 MiB, before 31"),
+    (in_pixels(peak_host_bytes=31 * MIB), in_pixels(peak_host_bytes=45 * MIB), None),
+    (with_result(peak_device_bytes=90 * MIB), with_result(peak_device_bytes=110 * MIB), "device memory 110 MiB"),
     (with_result(peak_device_bytes=MIB), with_result(peak_device_bytes=100 * MIB), "device memory 100 MiB, before 1"),
     (with_result(peak_host_bytes=MIB), with_result(peak_host_bytes=15 * MIB), None),
     (with_result(peak_host_bytes=900 * MIB), with_result(peak_host_bytes=950 * MIB), None),
