@@ -15,10 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from animdetail_trt.bench.tables import IS_TRUTH, is_truth
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 MIB = 2**20
+ENOUGH_ROUNDS, LARGEST_SPREAD = 5, 0.5
+"""A median of fewer rounds whose slowest and fastest are further apart, in parts of it, is not published."""
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PIXELS, _QUICK, _CPU_FULL = "pixels-epyc-2cpu.json", "quick-epyc-2cpu.json", "cpu-full-epyc-2cpu.json"
 
@@ -115,6 +119,7 @@ def full_size(page: Path) -> str:
         for one in scenario["results"]:
             known = one["quality"]
             quality = "NaN" if known is None else "equal" if known["psnr_db"] is None else f"{known['psnr_db']:.0f} dB"
+            quality = IS_TRUTH if is_truth(document, scenario, one) else quality
             cells = [scenario["name"], one["backend"], f"{one['median_ms']:.0f} ms", f"{one['fraction_of_floor']:.0%}"]
             lines.append(f"| {' | '.join(cells)} | {quality} |")
     return "\n".join([*lines, "", what_is_not_here(document), ""])
@@ -123,6 +128,16 @@ def full_size(page: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "headline": headline, "pixels": pixels, "stages": stages, "full_size": full_size
 }  # fmt: skip
+
+
+def unsure(document: dict[str, Any]) -> list[str]:
+    """Scenario and way of each median that says little: of few rounds that lie far apart."""
+    return [
+        f"{scenario['name']} {one['backend']} ({len(one['runs_ms'])} rounds, {one['spread']:.0%} apart)"
+        for scenario in document["scenarios"]
+        for one in scenario["results"]
+        if len(one["runs_ms"]) < ENOUGH_ROUNDS and one["spread"] > LARGEST_SPREAD
+    ]
 
 
 def rewritten(page: Path) -> str:
@@ -134,9 +149,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit 1 where a page says something else")
-    action.add_argument("--write", action="store_true", help="refuses results of a commit that ends in -dirty")
+    action.add_argument("--write", action="store_true", help="refuses results of a dirty commit, or too few rounds")
     parser.add_argument("--allow-dirty", action="store_true", help="write them all the same")
+    parser.add_argument(
+        "--allow-unsure", action="store_true", help="write medians of few rounds that lie far apart too"
+    )
     args = parser.parse_args()
+    for name in (_PIXELS, _QUICK, _CPU_FULL):
+        if args.write and not args.allow_unsure and (those := unsure(load(name))):
+            sys.exit(f"figures.py: {name}: {', '.join(those)}: measure that with more rounds, or on a quieter machine")
     dirty = [name for name in (_PIXELS, _QUICK, _CPU_FULL) if str(load(name)["commit"]).endswith("-dirty")]
     if args.write and dirty and not args.allow_dirty:
         sys.exit(f"figures.py: {', '.join(dirty)}: measured with files that no commit holds. Measure them again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -13,21 +14,24 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from rich.console import Console
 
 from animdetail_trt import ops
 from animdetail_trt.backends.ladder import Ladder, Rung
-from animdetail_trt.bench import plots, reference_way, results
+from animdetail_trt.bench import html, pixel_path, plots, reference_way, results
 from animdetail_trt.bench import run as bench_run
+from animdetail_trt.bench.floors import Rates
 from animdetail_trt.bench.html import page
-from animdetail_trt.bench.job import DeviceReport, Job
+from animdetail_trt.bench.job import DeviceReport, Inputs, Job
 from animdetail_trt.bench.pictures import png_of
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.scenarios import SUITES, clip
+from animdetail_trt.bench.tables import show_result
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
 from animdetail_trt.bench.workload import covered_whole, make_segments
 from animdetail_trt.cli import bench as bench_command
-from animdetail_trt.errors import LostDeviceError, UnavailableError
+from animdetail_trt.errors import LostDeviceError, MediaError, UnavailableError
 from animdetail_trt.extras import install_command
 from outcome import Outcome
 from results import a_result, a_scenario
@@ -185,14 +189,18 @@ def test_the_references_decoding_gives_float32_whatever_its_vae_does() -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Scenarios are not measured but made up; the names of those that would have been."""
+    """Scenarios are not measured but made up, and neither are models written nor rates taken; the names of those that
+    would have been."""
     names: list[str] = []
 
     def measure(self: Any, scenario: Any) -> dict[str, Any]:
         names.append(scenario.name)
         return a_scenario(time_ms=1.0) | {"name": scenario.name}
 
+    none = Path("none")
     monkeypatch.setattr(bench_run.Run, "_measure", measure)
+    monkeypatch.setattr(bench_run.Run, "_measure_rates", lambda self: Rates(1e7, 1e8, 1e8))
+    monkeypatch.setattr(bench_command, "_models", lambda *_: Models(none, none, CPU, "float32", none, none))
     return names
 
 
@@ -217,7 +225,7 @@ def test_ctrl_c_keeps_what_was_measured(
     assert [scenario["name"] for scenario in document["scenarios"]] == measured
     assert len(measured) == 2
     assert document["complete"] is False
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json", "cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.partial.json"]
 
 
 def test_a_save_that_fails_does_not_hide_ctrl_c(
@@ -240,10 +248,39 @@ def test_a_save_that_fails_does_not_hide_ctrl_c(
     assert "what was measured so far is lost: No space left on device" in done.told
 
 
+def test_a_full_disk_does_not_end_the_measuring(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MediaError("the disk of bench.json is full")
+
+    monkeypatch.setattr(results, "write_text", full)
+    done = bench(run, tmp_path, "--scenario", "unet-*")
+    assert done.code == 1
+    assert done.told.count("measuring goes on") == 1
+    assert "failed: the disk of bench.json is full" in done.told
+    assert len(measured) == 6
+    assert all(name in done.out for name in measured)
+    assert "Traceback" not in done.err
+
+
+def test_a_disk_that_is_full_for_the_report_keeps_the_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MediaError("the disk of bench.html is full")
+
+    monkeypatch.setattr(html, "write_text", full)
+    (tmp_path / "bench.html").write_text("of yesterday")
+    assert bench(run, tmp_path, "--scenario", "unet-8f-64px-b2").code == 1
+    assert [scenario["name"] for scenario in json.loads((tmp_path / "bench.json").read_text())["scenarios"]] == measured
+    assert not (tmp_path / "bench.html").exists()
+
+
 @pytest.mark.usefixtures("measured")
 def test_a_whole_run_takes_the_partial_ones_place(run: Run, tmp_path: Path) -> None:
     assert bench(run, tmp_path).code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.html", "bench.json", "cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.html", "bench.json"]
     assert json.loads((tmp_path / "bench.json").read_text())["complete"] is True
 
 
@@ -388,6 +425,7 @@ def test_without_matplotlib_the_json_is_written(
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(plots, "importlib", type("_", (), {"import_module": staticmethod(missing)}))
+    (tmp_path / "bench.html").write_text("of yesterday")
     done = bench(run, tmp_path)
     assert done.code == 0
     assert install_command("bench") in done.told
@@ -404,6 +442,7 @@ def test_without_matplotlib_the_json_is_written(
     (("--dtype", "int8"), "unknown dtype 'int8'"),
     (("--backend", "openvino"), "invalid choice: 'openvino'"),
     (("--minutes", "-1"), "out of range"),
+    (("--only", "foo"), "argument COMMAND: invalid choice: 'foo'"),
 ])  # fmt: skip
 def test_bad_flags(run: Run, tmp_path: Path, flags: tuple[str, ...], words: str) -> None:
     done = bench(run, tmp_path, *flags)
@@ -424,6 +463,20 @@ def test_list(run: Run) -> None:
     for suite in SUITES.values():
         assert suite.name in out
         assert all(scenario.name in out for scenario in suite.scenarios)
+
+
+@pytest.mark.parametrize(("way", "device", "runs_on"), [
+    ("native_cuda", "cuda:1", "cuda:1"), ("native_cuda", "cuda", "cuda:2"), ("native", "cuda:1", "cpu"),
+    ("reference", "cuda:1", "cpu"),
+])  # fmt: skip
+def test_the_pixel_path_runs_on_the_runs_gpu(
+    monkeypatch: pytest.MonkeyPatch, way: str, device: str, runs_on: str
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(pixel_path, "StandInVae", lambda frames, segment, device: devices.append(str(device)))
+    pixel_path.pixel_job(SUITES["quick"].scenarios[0], way, Inputs([None]), torch.device(device))
+    assert devices == [runs_on]
 
 
 def test_absent_ways_say_why(tmp_path: Path) -> None:
@@ -503,6 +556,82 @@ def test_the_report_tells_what_is_wrong() -> None:
     text = page(report)
     assert "clip-16 torch: frame 1 is &lt;black&gt;" in text
     assert "NOT COMPLETE" in text
+
+
+def a_table(document: dict[str, Any]) -> str:
+    console = Console(width=200, file=io.StringIO())
+    show_result(document, console)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_host_and_device_memory_have_columns_of_their_own() -> None:
+    report = a_report()
+    first, second = report.document["scenarios"][0]["results"]
+    first.update(peak_host_bytes=11 << 20)
+    second.update(peak_host_bytes=33 << 20)
+    assert "<th>MiB</th>" in page(report)
+    assert "device" not in a_table(report.document)
+    first.update(peak_device_bytes=22 << 20)
+    assert "<th>host MiB</th><th>device MiB</th>" in page(report)
+    assert "<td>11</td><td>22</td>" in page(report)
+    assert "<td>33</td><td>-</td>" in page(report)
+    assert "host MiB device MiB" in " ".join(a_table(report.document).split())
+
+
+@pytest.mark.parametrize(("changes", "kind", "told"), [
+    ({}, "clip", ["equal", "is the truth"]), ({"dtype": "float16"}, "clip", ["equal", "equal"]),
+    ({"card": {"name": "a GPU", "driver": "580"}}, "clip", ["equal", "equal"]),
+    ({}, "pixels", ["is the truth", "equal"]),
+])  # fmt: skip
+def test_what_is_the_truth_is_not_equal_to_it(changes: dict[str, Any], kind: str, told: list[str]) -> None:
+    document = a_report().document | changes
+    scenario = document["scenarios"][0] | {"kind": kind}
+    for result in scenario["results"]:
+        result["quality"] = result["quality"] | {"psnr_db": None}
+    document["scenarios"] = [scenario]
+    rows = [line for line in a_table(document).splitlines() if " reference " in line or " torch " in line]
+    assert ["is the truth" if "is the truth" in row else "equal" for row in rows[2:4]] == told
+    assert all("equal" in row or "is the truth" in row for row in rows[2:4])
+    assert page(Report(document)).count("is the truth") == told.count("is the truth")
+
+
+def test_the_roofline_has_the_roofs_of_both_models() -> None:
+    document = a_report().document
+    assert "UNet and VAE: matrix product or convolution, the faster: 100 GFLOP/s" in plots.roofline(document)
+    assert "stroke-dasharray" not in plots.roofline(document)
+    document["rates"]["vae_gflop_per_s"] = 25.0
+    svg = plots.roofline(document)
+    assert "UNet: matrix product or convolution, the faster: 100 GFLOP/s" in svg
+    assert "VAE: matrix product or convolution, the faster: 25 GFLOP/s" in svg
+    assert "stroke-dasharray" in svg
+
+
+def test_every_way_has_a_colour_of_its_own() -> None:
+    assert len(set(plots._COLOURS.values())) == len(WAYS)
+
+
+def test_a_bars_line_is_the_rounds_full_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    lines: list[list[float]] = []
+    plot = Axes.plot
+    document = a_result()
+    document["scenarios"][0]["results"][0]["ratios_to_base"] = [2.0, 1.2, 2.9]
+    with monkeypatch.context() as patched:
+        patched.setattr(Axes, "plot", lambda self, x, y, **style: lines.append(x) or plot(self, x, y, **style))
+        plots.ratio_bars(document)
+    assert lines == [[1.2, 2.9]]
+    assert "from the slowest of the single rounds to the fastest" in page(Report(document))
+
+
+def test_pictures_say_what_ours_is_beside() -> None:
+    report = a_report()
+    report.document["scenarios"] = report.document["scenarios"][:1]
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
+    del report.document["scenarios"][0]["results"][0]
+    assert "<figcaption>float32 torch</figcaption>" in page(report)
+    report.pictures[0]["kind"] = "pixels"
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
 
 
 def test_a_report_without_results_is_a_page() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -45,8 +46,12 @@ def test_rounds_alternate_and_end() -> None:
         return lambda number: order.append((name, number)) or ms
 
     times = alternate({"a": timed("a", 2.0), "b": timed("b", 1.0)}, Effort(2, 5, 0.0))
-    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert order == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     assert times["a"].runs_ms == [2.0, 2.0]
+    order.clear()
+    alternate({name: timed(name, 1.0) for name in "abc"}, Effort(4, 4, 0.0))
+    assert "".join(name for name, _ in order) == "abcbcacababc"
+    assert [number for _, number in order] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert len(alternate({"a": timed("a", 1.0)}, Effort(1, 5, 60.0))["a"].runs_ms) == 5
     assert len(alternate({"a": timed("a", 1.0)}, Effort(3, 5, 60.0), enough=lambda: True)["a"].runs_ms) == 3
 
@@ -54,6 +59,33 @@ def test_rounds_alternate_and_end() -> None:
 def test_what_is_not_the_job_does_not_count() -> None:
     clock = iter([10.0, 5010.0])
     assert time_ms(lambda: None, lambda: next(clock)) < -4000
+
+
+def test_freeing_a_result_is_not_timed_on_a_device_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Result:
+        def __del__(self) -> None:
+            done.append("freed")
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("recorded")
+
+        def synchronize(self) -> None:
+            done.append("waited")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 7.0
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert time_ms(Result, device=torch.device("cuda")) == 7
+    assert done == ["recorded", "recorded", "waited", "freed"]
 
 
 @pytest.mark.parametrize("k", [0.0, 1.0, 2.0])
@@ -67,6 +99,15 @@ def test_growth_in_frames_is_flagged(k: float, flagged: bool) -> None:
     (fit,) = fit_growth([*scenarios, a_scenario(time_ms=1.0, frames=16, segments=3)])
     assert (fit["axis"], fit["of"], fit["flagged"]) == ("frames", "time", flagged)
     assert fit["exponent"] == pytest.approx(k)
+
+
+@pytest.mark.parametrize(("largest_mib", "flagged"), [(8, False), (800, True)])
+def test_growth_of_little_memory_is_not_flagged(largest_mib: int, flagged: bool) -> None:
+    scenarios = [a_scenario(time_ms=n, frames=n) for n in (16, 64, 128)]
+    for scenario, share in zip(scenarios, (0.01, 0.25, 1), strict=True):
+        scenario["results"][0]["peak_host_bytes"] = int(share * largest_mib * 2**20)
+    fits = {fit["of"]: fit["flagged"] for fit in fit_growth(scenarios)}
+    assert fits == {"time": False, "host memory": flagged}
 
 
 def test_growth_in_segments_and_area_is_not_flagged() -> None:

@@ -56,7 +56,7 @@ def test_the_quick_suite(tmp_path: Path, monkeypatch) -> None:  # type: ignore[n
     assert main(comparing[1:]) == 0
     for scenario in document["scenarios"]:
         for result in scenario["results"]:
+            result["runs_ms"] = [100 * value for value in result["runs_ms"]]
             result["median_ms"] *= 100
-            result["quartiles_ms"] = [100 * value for value in result["quartiles_ms"]]
     Path("bench/bench.json").write_text(json.dumps(document))
     assert main(comparing[1:]) == 1

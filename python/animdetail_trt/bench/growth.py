@@ -11,6 +11,9 @@ AXES = ("frames", "area", "segments")
 QUADRATIC = 1.5
 """An exponent in frames above this, half way between linear and quadratic, is flagged."""
 
+_LITTLE_BYTES = 16 << 20
+"""Memory that grows to less is an allocator's doing: it is fitted and never flagged."""
+
 _FIELD_OF = {"frames": "frames", "area": "side", "segments": "segments"}
 # A crop and its clip are as large as the picture that they are enlarged to: they go with the area.
 _GO_WITH_AREA = {"side", "crop", "width", "height"}
@@ -37,7 +40,8 @@ def fit_growth(scenarios: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 if len(points) < 3:
                     continue
                 k = exponent(points)
-                flagged = axis == "frames" and k > QUADRATIC
+                little = what != "time" and points[-1][1] < _LITTLE_BYTES
+                flagged = axis == "frames" and k > QUADRATIC and not little
                 found[kind, backend, axis, what] = {
                     "kind": kind, "backend": backend, "axis": axis, "of": what,
                     "exponent": k, "points": [list(point) for point in points], "flagged": flagged,

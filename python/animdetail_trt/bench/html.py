@@ -11,14 +11,14 @@ from animdetail_trt.bench.results import write_text
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.tables import (
     QUALITY_HEADS,
-    SPEED_HEADS,
     absent_lines,
     growth_lines,
     headline,
     quality_cells,
     speed_cells,
+    speed_heads,
 )
-from animdetail_trt.bench.ways import WAYS
+from animdetail_trt.bench.ways import TRUTH, WAYS
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 1080px; margin: 2em auto; padding: 0 1em }
@@ -34,7 +34,6 @@ svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555;
 ul { font-size: 13px }
 """
 _INCOMPLETE = "NOT COMPLETE: stopped, or scenarios were left out"
-_HEADS = ("scenario", "backend", *SPEED_HEADS, *QUALITY_HEADS)
 
 
 def write_html(path: Path, report: Report) -> None:
@@ -51,15 +50,16 @@ def page(report: Report) -> str:
             "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>", _machine(document), _failures(document),
-            *_section("Speed", plots.ratio_bars(document), "Bars: ratio of the medians. Black lines: where half of the "
-                      "single rounds lie. Right of 1 is faster."),
+            *_section("Speed", plots.ratio_bars(document), "Bars: ratio of the medians. Black lines: from the slowest "
+                      "of the single rounds to the fastest. Right of 1 is faster."),
             *_section("Figures", _table(document), "Speedup is against the reference's way, or torch eager where that "
                       "is the same. Of floor: the floor's time over the median. Quality is against float32 torch."),
             *_section("Stages", plots.stage_bars(document), "What the node's stages take, summed over the segments."),
-            *_section("Distance to the limit", plots.roofline(document), "Roofs are measured in the same run."),
+            *_section("Distance to the limit", plots.roofline(document), "Roofs are measured in the same run. "
+                      "What runs both the UNet and the VAE lies below a roof between theirs."),
             *_section("Growth", plots.growth_curves(document), ""),
             _list(growth_lines(document)),
-            "<h2>Pictures</h2>", *map(_pictures, report.pictures),
+            "<h2>Pictures</h2>", *(_pictures(pair, _beside(pair, document)) for pair in report.pictures),
             "<h2>Absent</h2>", _list(absent_lines(document)),
             "</body></html>",
         ]
@@ -92,19 +92,32 @@ def _table(document: dict[str, Any]) -> str:
             cells = [
                 scenario["name"] if i == 0 else "",
                 result["backend"],
-                *speed_cells(result),
-                *quality_cells(result),
+                *speed_cells(document, scenario, result),
+                *quality_cells(document, scenario, result),
             ]
             columns = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             rows.append(f'<tr class="{"first" if i == 0 else ""}" title="{escape(scenario["what"])}">{columns}</tr>')
-    heads = "".join(f"<th>{escape(head)}</th>" for head in _HEADS)
+    names = ("scenario", "backend", *speed_heads(document), *QUALITY_HEADS)
+    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _pictures(pair: dict[str, Any]) -> str:
+def _beside(pair: dict[str, Any], document: dict[str, Any]) -> str:
+    """What ours is shown beside: float32 torch where the reference's way did not run. Of the pixel path that is what
+    all are compared with, timed or not."""
+    ways = {
+        result["backend"]
+        for scenario in document["scenarios"]
+        if scenario["name"] == pair["scenario"]
+        for result in scenario["results"]
+    }
+    return "the reference's way" if pair["kind"] == "pixels" or "reference" in ways else TRUTH
+
+
+def _pictures(pair: dict[str, Any], beside: str) -> str:
     title = f"{pair['scenario']}, frame {pair['frame']}"
     gain = f"times {pair['gain']:.3g}; the largest is {pair['largest']:.2e}" if pair["largest"] else "none"
-    names = ("reference", f"ours: {WAYS[pair['backend']]}", f"difference, {gain}")
+    names = (beside, f"ours: {WAYS[pair['backend']]}", f"difference, {gain}")
     shown = "".join(
         f'<figure><img src="{uri}" alt="{escape(name)}"><figcaption>{escape(name)}</figcaption></figure>'
         for uri, name in zip(pair["images"], names, strict=True)

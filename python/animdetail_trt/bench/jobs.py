@@ -58,7 +58,7 @@ def _make(scenario: Scenario, device: torch.device, token_dim: int, seed: int) -
 def make_job(scenario: Scenario, way: str, ways: Ways, inputs: Inputs) -> Job:
     """``way`` is one of WAYS, or TRUTH. Raises AbsentError where this machine has it not."""
     if scenario.kind == "pixels":
-        return pixel_job(scenario, "reference" if way == TRUTH else way, inputs)
+        return pixel_job(scenario, way, inputs, ways.models.device)
     pipe = with_window(ways.pipe("torch" if way == "reference" else way), scenario)
     make = {
         "vae_encode": _vae_job, "vae_decode": _vae_job, "unet": _unet_job, "windows": _windows_job,

@@ -24,12 +24,18 @@ from animdetail_trt.detailer.masks import paste_mask
 from animdetail_trt.detailer.segment import decode_crop, encode_crop
 
 
-def pixel_job(scenario: Scenario, way: str, inputs: Inputs) -> Job:
+def pixel_job(scenario: Scenario, way: str, inputs: Inputs, device: torch.device | None = None) -> Job:
+    """device: the GPU of ``native_cuda``, the current one where it has no index; the others run on the host"""
     segments = _segments_of(scenario)
-    device = torch.device("cuda", torch.cuda.current_device()) if way == "native_cuda" else torch.device("cpu")
-    vae = StandInVae(scenario.frames, segments[0], device)
+    vae = StandInVae(scenario.frames, segments[0], _gpu(device) if way == "native_cuda" else torch.device("cpu"))
     side = PIXEL_SIDES[way]
     return Job(lambda number: side(inputs.of(number), segments, scenario.feather, vae), lambda: vae.elapsed_ms)
+
+
+def _gpu(device: torch.device | None) -> torch.device:
+    if device is None or device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _segments_of(scenario: Scenario) -> list[Segment]:

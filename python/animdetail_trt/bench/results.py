@@ -70,9 +70,10 @@ def _faults(value: Any, schema: dict[str, Any], where: str = "", root: dict[str,
         yield from _faults(value, part, where, root)
     if isinstance(value, dict):
         yield from (f"{where or 'it'} lacks {key!r}" for key in schema.get("required", []) if key not in value)
-        for key, part in schema.get("properties", {}).items():
-            if key in value:
-                yield from _faults(value[key], part, f"{where}.{key}".lstrip("."), root)
+        parts, others = schema.get("properties", {}), schema.get("additionalProperties")
+        for key, item in value.items():
+            part = parts.get(key, others if isinstance(others, dict) else {})
+            yield from _faults(item, part, f"{where}.{key}".lstrip("."), root)
     if isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
             yield f"{where} has {len(value)} items"

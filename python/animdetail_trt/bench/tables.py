@@ -20,7 +20,7 @@ MIB = 2**20
 def show_result(document: dict[str, Any], console: Console | None = None) -> None:
     console = console or open_console()
     console.print(escape(headline(document)), highlight=False)
-    console.print(_results(document, SPEED_HEADS, speed_cells))
+    console.print(_results(document, speed_heads(document), speed_cells))
     console.print(_results(document, QUALITY_HEADS, quality_cells))
     for scenario in document["scenarios"]:
         if ops := scenario.get("ops"):
@@ -48,42 +48,70 @@ def headline(document: dict[str, Any]) -> str:
     return f"{where}\n{model}; commit {document['commit']}; {told}\n"
 
 
-SPEED_HEADS = ("median ms", "quartiles", "speedup", "of floor", "MiB")
+Cells = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], list[str]]
+"""Of a document, one of its scenarios and one of that one's results."""
+
+_TIME_HEADS = ("median ms", "quartiles", "speedup", "of floor")
 QUALITY_HEADS = ("PSNR dB", "SSIM", "max difference", "flicker", "added")
+IS_TRUTH = "is the truth"
 
 
-def _results(document: dict[str, Any], heads: tuple[str, ...], cells: Callable[[dict[str, Any]], list[str]]) -> Table:
+def speed_heads(document: dict[str, Any]) -> tuple[str, ...]:
+    return (*_TIME_HEADS, *(f"{where}MiB" for where in _memories(document).values()))
+
+
+def _memories(document: dict[str, Any]) -> dict[str, str]:
+    """The fields that are shown, and where each is measured: the host's alone needs no name."""
+    results = [result for scenario in document["scenarios"] for result in scenario["results"]]
+    if any(result["peak_device_bytes"] is not None for result in results):
+        return {"peak_host_bytes": "host ", "peak_device_bytes": "device "}
+    return {"peak_host_bytes": ""}
+
+
+def is_truth(document: dict[str, Any], scenario: dict[str, Any], result: dict[str, Any]) -> bool:
+    """Whether it is what quality is measured against, so that it says nothing: the reference's way in pixels, torch in
+    float32 on a CPU. On a GPU the truth is a run of its own, without TF32."""
+    if scenario["kind"] == "pixels":
+        return bool(result["backend"] == "reference")
+    return bool(result["backend"] == "torch" and document["dtype"] == "float32" and document["card"] is None)
+
+
+def _results(document: dict[str, Any], heads: tuple[str, ...], cells: Cells) -> Table:
     table = Table("scenario", "backend", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for scenario in document["scenarios"]:
         for i, result in enumerate(scenario["results"]):
-            table.add_row(scenario["name"] if i == 0 else "", result["backend"], *cells(result))
+            name = scenario["name"] if i == 0 else ""
+            table.add_row(name, result["backend"], *cells(document, scenario, result))
     return table
 
 
-def speed_cells(result: dict[str, Any]) -> list[str]:
+def speed_cells(document: dict[str, Any], scenario: dict[str, Any], result: dict[str, Any]) -> list[str]:
     low, high = result["quartiles_ms"]
-    memory = result["peak_device_bytes"] if result["peak_device_bytes"] is not None else result["peak_host_bytes"]
+    memories = [result[field] for field in _memories(document)]
     return [
         digits(result["median_ms"]),
         f"{digits(low)} - {digits(high)}",
         "-" if result["speedup"] is None else f"{result['speedup']:.2f}x",
         f"{result['fraction_of_floor']:.0%}",
-        "-" if memory is None else f"{memory / MIB:.0f}",
+        *("-" if memory is None else f"{memory / MIB:.0f}" for memory in memories),
     ]
 
 
-def quality_cells(result: dict[str, Any]) -> list[str]:
+def quality_cells(document: dict[str, Any], scenario: dict[str, Any], result: dict[str, Any]) -> list[str]:
     quality = result["quality"]
     if quality is None:
         return ["NaN"] * len(QUALITY_HEADS)
     known = quality["flicker"] is not None
+    flicker = f"{quality['flicker']:.2f}" if known else "-"
+    if is_truth(document, scenario, result):
+        return [IS_TRUTH, "-", "-", flicker, "-"]
     return [
         "equal" if quality["psnr_db"] is None else f"{quality['psnr_db']:.1f}",
         f"{quality['ssim']:.5f}",
         f"{quality['max_difference']:.1e}",
-        f"{quality['flicker']:.2f}" if known else "-",
+        flicker,
         f"{quality['flicker_added']:.1e}" if known else "-",
     ]
 
@@ -129,24 +157,26 @@ def absent_lines(document: dict[str, Any]) -> list[str]:
 
 def show_comparison(comparison: Comparison, threshold: float, console: Console | None = None) -> None:
     console = console or open_console()
-    table = Table("scenario", "backend")
-    for head in ("A ms", "B ms", "B / A", ""):
-        table.add_column(head, justify="right")
+    table = Table("scenario", "backend", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("A ms", "B ms", "B / A", "A speedup", "B", ""):
+        table.add_column(head, justify="right", no_wrap=True)
     for pair in comparison.pairs:
-        told = "[red]slower[/]" if pair.slower else "[green]faster[/]" if pair.faster else ""
-        table.add_row(
-            pair.scenario, pair.backend, f"{pair.old_ms:.2f}", f"{pair.new_ms:.2f}", f"{pair.ratio:.2f}", told
-        )
+        speedups = ("-" if one is None else f"{one:.2f}x" for one in (pair.old_speedup, pair.new_speedup))
+        slower = "[red]slower[/]" if pair.counts else "slower"
+        told = slower if pair.slower else "[green]faster[/]" if pair.faster else ""
+        times = f"{pair.old_ms:.2f}", f"{pair.new_ms:.2f}", f"{pair.ratio:.2f}"
+        table.add_row(pair.scenario, pair.backend, *times, *speedups, told)
     console.print(table)
     for note in comparison.notes:
         console.print(escape(f"note: {note}"), highlight=False, soft_wrap=True)
     for lost in comparison.lost:
         console.print(escape(f"lost: {lost}"), highlight=False, soft_wrap=True)
-    slower = sum(pair.slower for pair in comparison.pairs)
+    slower_ones = sum(pair.slower and pair.counts for pair in comparison.pairs)
     console.print(
-        f"{slower} of {len(comparison.pairs)} are more than {threshold:g} times slower, beyond their runs' spread",
-        highlight=False,
-    )
+        f"{slower_ones} of {len(comparison.pairs)} are more than {threshold:g} times slower, beyond their rounds' "
+        "spread: by the speedup, or by ms where there is none",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def list_suites(suites: Iterable[Suite], console: Console | None = None) -> None:

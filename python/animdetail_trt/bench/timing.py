@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,9 +77,10 @@ def _event_ms(call: Callable[[], object], device: torch.device) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
         start.record()
-        call()
+        result = call()
         end.record()
         end.synchronize()
+    del result  # as above: not before the end
     return float(start.elapsed_time(end))
 
 
@@ -90,16 +92,19 @@ def repeat(call: Callable[[], object], runs: int, device: torch.device = CPU) ->
 def alternate(
     timed: Mapping[str, Callable[[int], float]], effort: Effort, enough: Callable[[], bool] = lambda: False
 ) -> dict[str, Times]:
-    """A B C A B C ...: whatever else the machine does meets all alike.
+    """A B C, B C A, C A B ...: whatever else the machine does meets all alike, and none always comes after the same
+    other, whose traces in caches and clocks it would run with.
 
     timed: name -> the milliseconds of one run with the inputs of this round
     enough: whether to stop after the rounds that there must be
     """
-    runs: dict[str, list[float]] = {name: [] for name in timed}
+    order = deque(timed)
+    runs: dict[str, list[float]] = {name: [] for name in order}
     start = time.perf_counter()
     for i in range(effort.most):
         if i >= effort.least and (time.perf_counter() - start > effort.seconds or enough()):
             break
-        for name, run in timed.items():
-            runs[name].append(run(i))
+        for name in order:
+            runs[name].append(timed[name](i))
+        order.rotate(-1)
     return {name: Times(times) for name, times in runs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from animdetail_trt.bench.scenarios import Suite
 
 EXIT_FAILED = 1
-"""A picture that is black or holds NaN; nothing that could be measured; a comparison that found a loss."""
+"""A picture that is black or holds NaN; nothing that could be measured; a file that could not be written; a comparison
+that found a loss."""
 
 SUITE_NAMES = ("quick", "full", "all", "cpu-full", "pixels")
 WAY_NAMES = (
@@ -62,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_subcommands(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="also", metavar="")
+    actions = parser.add_subparsers(title="also", metavar="COMMAND")
     listing = actions.add_parser("list", help="the suites and their scenarios")
     listing.set_defaults(run=run_list)
     comparing = actions.add_parser("compare", help="ratios of two results; exits 1 past the threshold")
@@ -70,6 +72,7 @@ def _add_subcommands(parser: argparse.ArgumentParser) -> None:
     comparing.add_argument("old", type=Path, metavar="A.json")
     comparing.add_argument("new", type=Path, metavar="B.json")
     comparing.add_argument("--threshold", type=between(1, 1000), help="how many times slower is a loss (default: 1.10)")
+    comparing.add_argument("--complete", action="store_true", help="what B left out for time is a loss, not a note")
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -86,7 +89,7 @@ def run_compare(args: argparse.Namespace) -> int:
     from animdetail_trt.bench.tables import show_comparison
 
     threshold = args.threshold or THRESHOLD
-    comparison = compare_results(read_result(args.old), read_result(args.new), threshold)
+    comparison = compare_results(read_result(args.old), read_result(args.new), threshold, complete=args.complete)
     show_comparison(comparison, threshold)
     return EXIT_FAILED if comparison.worse else 0
 
@@ -99,14 +102,13 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     report = _measure(args, suite)
     show_result(report.document)
-    if args.output is not None:
-        _write_all(args.output, report)
+    written = args.output is None or _write_all(args.output, report)
     for failure in report.document["failures"]:
         print(f"failed: {failure['scenario']} {failure['backend']}: {failure['reason']}", file=sys.stderr)
     measured = any(scenario["results"] for scenario in report.document["scenarios"])
     if not measured:
         print("failed: nothing was measured; what is absent or left out is listed above", file=sys.stderr)
-    return EXIT_FAILED if report.document["failures"] or not measured else 0
+    return EXIT_FAILED if report.document["failures"] or not measured or not written else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -161,7 +163,7 @@ def _measure(args: argparse.Namespace, suite: Suite) -> Report:
         measuring = Run(suite, ways, _flags(args), args.minutes or suite.minutes, started)
         try:
             with display.steps("measuring") as step:
-                return measuring.all(step, keep)
+                return measuring.all(step, _warning_once(keep, display.note))
         except BaseException:
             try:
                 keep(measuring.report)
@@ -170,6 +172,22 @@ def _measure(args: argparse.Namespace, suite: Suite) -> Report:
             except (AnimDetailError, OSError) as error:  # which must not take the place of why it was stopped
                 display.note(f"what was measured so far is lost: {error}")
             raise
+
+
+def _warning_once(keep: Callable[[Report], None], note: Callable[[str], None]) -> Callable[[Report], None]:
+    """``keep`` that does not end the measuring where the disk is full, say: the table is still to come."""
+    warned = False
+
+    def kept(report: Report) -> None:
+        nonlocal warned
+        try:
+            keep(report)
+        except (AnimDetailError, OSError) as error:
+            if not warned:
+                note(f"measuring goes on, but what was measured so far is not kept: {error}")
+            warned = True
+
+    return kept
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -195,16 +213,22 @@ def _models(args: argparse.Namespace, suite: Suite, scratch: Path) -> Any:
     return Models(paths.checkpoint, paths.motion_module, device, dtype, vae_dtype, engines, scratch)
 
 
-def _write_all(folder: Path, report: Report) -> None:
+def _write_all(folder: Path, report: Report) -> bool:
+    """Whether all of it could be written. An HTML report that lies there already goes where there is no new one."""
     from animdetail_trt.bench.html import write_html
     from animdetail_trt.bench.results import HTML_NAME, JSON_NAME, PARTIAL_NAME, write_json
     from animdetail_trt.errors import UnavailableError
 
-    write_json(folder / JSON_NAME, report.document)
-    (folder / PARTIAL_NAME).unlink(missing_ok=True)
-    print(f"written: {folder / JSON_NAME}")
     try:
+        write_json(folder / JSON_NAME, report.document)
+        (folder / PARTIAL_NAME).unlink(missing_ok=True)
+        print(f"written: {folder / JSON_NAME}")
+        (folder / HTML_NAME).unlink(missing_ok=True)
         write_html(folder / HTML_NAME, report)
         print(f"written: {folder / HTML_NAME}")
     except UnavailableError as error:
         print(f"no HTML report: {error}", file=sys.stderr)
+    except (AnimDetailError, OSError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return False
+    return True
