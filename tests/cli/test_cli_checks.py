@@ -124,6 +124,21 @@ def test_context_windows_that_cannot_overlap(refused: Callable[..., str]) -> Non
     assert "Choose one of: pyramid" in refused(context_length=8, fuse_method="blend")
 
 
+def test_more_frames_than_the_motion_module_sees(
+    refused: Callable[..., str], run: Callable[..., Any], folder: Path, video: Path, segs: Path, checkpoint: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    motion, table = tmp_path / "motion.safetensors", "temporal_transformer.0.attention_blocks.0.pos_encoder.pe"
+    save_file({f"down_blocks.3.motion_modules.0.{table}": np.zeros((1, 4, 8), np.float32)}, motion)
+    for clip in (video, folder):
+        several = {"input": clip, "motion_module": motion, "output": tmp_path / "out"}
+        assert "the clip has 5 frames, and the motion module sees 4 at most. Give --context-l" in refused(**several)
+        assert "a window has 5 frames" in refused(context_length=8, **several)
+    assert "--context-length 4: longer clips" in refused(motion_module=motion)
+    argv = ["--checkpoint", checkpoint, "--segs", segs, "--motion-module", motion, "--context-length", 4]
+    assert run("detail", video, "-o", tmp_path / "out.mp4", *argv).code == 0
+
+
 def test_an_unknown_beta_schedule(refused: Callable[..., str]) -> None:
     assert "Choose one of: autoselect, linear, sqrt_linear" in refused(beta_schedule="linar")
 

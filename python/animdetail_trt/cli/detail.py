@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_models, load_models
+from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_frames, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
 from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
 
@@ -160,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
             find_segs = _segment_finder(args, source)
         with timings.phase("read"), display.phase(f"reading {source.path.name}", source.frame_count or None) as tick:
             clip = source.read(tick)
+        check_frames(args, len(clip.frames))
         with timings.phase("find"), display.phase("finding segments"):
             segs = find_segs(clip)
             if args.preview:
@@ -216,6 +217,7 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     if args.save_segs is not None:
         _check_saved_segs(args.save_segs)
     source = open_source(args.input)
+    check_frames(args, len(source.images))  # how many a video has is certain only once it is read
     check_paths_differ(args, source)
     return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
 

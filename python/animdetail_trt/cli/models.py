@@ -134,6 +134,23 @@ def check_models(args: argparse.Namespace) -> None:
     check_kinds(args)
 
 
+def check_frames(args: argparse.Namespace, count: int) -> None:
+    """Raise InputError where a window of a clip of ``count`` frames is longer than the motion module sees; only its
+    header is read."""
+    from animdetail_trt.models.motion import positions_of
+
+    if args.motion_module is None:
+        return
+    context, positions = _context(args), positions_of(args.motion_module)
+    length = count if context is None else min(context.context_length, count)
+    if length > positions:
+        what = "the clip has" if context is None else "a window has"
+        raise InputError(
+            f"{what} {length} frames, and the motion module sees {positions} at most. "
+            f"Give --context-length {min(16, positions)}: longer clips run as overlapping windows."
+        )
+
+
 def _check_names(args: argparse.Namespace) -> None:
     from animdetail_trt.backends.select import choose_backend, choose_device, choose_dtype, choose_vae_dtype
     from animdetail_trt.sampling.model_sampling import check_beta_schedule
