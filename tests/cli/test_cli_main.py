@@ -28,6 +28,10 @@ def test_help(run: Callable[..., Any], argv: list[str]) -> None:
     assert "usage: animdetail-trt" in outcome.out
 
 
+def test_help_says_that_max_size_makes_nothing_smaller(run: Callable[..., Any]) -> None:
+    assert "pixels where enlarging ends; larger crops stay" in " ".join(run("detail", "--help").out.split())
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'av', 'PIL', 'rich', 'diffusers', 'transformers', 'cv2', 'numpy'}"
     code = f"import sys; from animdetail_trt.cli import build_parser; build_parser(); print({heavy} & set(sys.modules))"

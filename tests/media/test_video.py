@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -17,6 +18,7 @@ import torch
 from animdetail_trt.errors import MediaError
 from animdetail_trt.media.video import (
     VideoStyle,
+    _decode,
     check_video_output,
     probe_video,
     read_video,
@@ -231,6 +233,15 @@ def test_pictures_that_stop_early_are_told(tmp_path: Path, suffix: str) -> None:
     # Some versions of FFmpeg do tell, in one of the containers.
     with pytest.raises(MediaError, match=r"pictures end at 1\.\d+ s and its header promises 3|damaged after frame \d"):
         read_video(probe_video(path))
+
+
+def test_a_lack_of_memory_is_not_taken_for_damage() -> None:
+    def exhausted(*_: Any) -> Any:
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    container = SimpleNamespace(decode=exhausted)
+    with pytest.raises(MemoryError):
+        list(_decode(container, None, Path("clip.mp4")))  # type: ignore[arg-type]
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:

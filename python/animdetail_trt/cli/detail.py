@@ -83,7 +83,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--denoise", type=between(0.0001, 1), default=0.5, help="how much is drawn anew, up to 1")
     add("--guide-size", type=between(64, 16384), default=512, help="pixels that the short side is enlarged to")
     add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side that is")
-    add("--max-size", type=between(64, 16384), default=1024, help="pixels that no side exceeds")
+    add("--max-size", type=between(64, 16384), default=1024, help="pixels where enlarging ends; larger crops stay")
     add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
     add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
     add(
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     from animdetail_trt.media.preview import check_sheet
 
     timings = Timings()
-    with open_display(quiet=args.quiet) as display, log_shown(display):
+    with open_display(quiet=args.quiet) as display, log_shown(display), _out_of_memory_hint():
         with timings.phase("check"), display.phase("checking"), _file_errors():
             source, sink = _check(args)
             find_segs = _segment_finder(args, source)
@@ -190,7 +190,7 @@ def _run_models(
         models = load_models(args)
     segs = _steered(_scaled(args, clip, segs), models.controlnet)
     report = RunReport()
-    with timings.phase("detail"), _out_of_memory_hint():
+    with timings.phase("detail"):
         frames = _detail(args, clip, segs, models, Observers([display.observer(), report]))
     with timings.phase("write"), display.phase(f"writing {sink.path.name}", len(frames)) as tick:
         sink.write(frames, clip, tick)
@@ -348,6 +348,6 @@ def _out_of_memory_hint() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UnavailableError(
-            f"out of memory: {error}. "
-            "Use a smaller --max-size or --guide-size, a shorter --context-length, or fewer frames."
+            f"out of memory{f': {error}' if str(error) else ''}. "
+            "Use a smaller --max-size, --guide-size or --crop-factor, a shorter --context-length, or fewer frames."
         ) from error

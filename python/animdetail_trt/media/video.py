@@ -204,6 +204,8 @@ def _decode(container: InputContainer, stream: av.VideoStream, path: Path) -> It
         for frame in container.decode(stream):
             yield frame
             count += 1
+    except MemoryError:  # one of PyAV's too
+        raise
     except av.error.FFmpegError as error:
         raise MediaError(f"{path} is damaged after frame {count}: {error.strerror}. Export it again.") from error
 
