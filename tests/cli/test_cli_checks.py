@@ -265,6 +265,26 @@ def test_an_output_replaces_no_input(refused: Callable[..., str], folder: Path, 
     assert "same file as --masks" in refused(input=image, output=mask.parent, **one_mask)
 
 
+def test_no_image_is_written_among_those_that_are_read(
+    refused: Callable[..., str], folder: Path, segs: Path, tmp_path: Path
+) -> None:
+    out = {"input": folder, "output": tmp_path / "out"}
+    assert "lies among the frames of IN" in refused(preview=folder / "sheet.jpg", **out)
+    masks = write_mask(tmp_path / "masks" / "m1.png", (64, 48), (10, 10, 40, 40)).parent
+    assert "lies among --masks, where the next run" in refused(segs=None, masks=masks, preview=masks / "sheet.png")
+    one = {"input": folder / "shot8.png", "output": masks / "out.png", "segs": None, "masks": masks}
+    assert "lies among --masks" in refused(**one)
+    segs.write_text('{"size": [48, 64], "segs": [{"bbox": [10, 10, 40, 40], "mask": "masks"}]}')
+    assert "lies among the masks of --segs" in refused(preview=masks / "sheet.png")
+
+
+def test_an_image_beside_the_one_that_is_read_is_written(
+    run: Callable[..., Any], fake_models: Any, folder: Path, segs: Path, checkpoint: Path
+) -> None:
+    argv = ["--checkpoint", checkpoint, "--segs", segs, "--preview", folder / "sheet.png"]
+    assert run("detail", folder / "shot8.png", "-o", folder / "shot8_detailed.png", *argv).code == 0
+
+
 def test_an_output_replaces_no_model(refused: Callable[..., str], checkpoint: Path) -> None:
     assert "same file as --checkpoint" in refused(report=checkpoint)
     (checkpoint.parent / "diffusers").mkdir()
