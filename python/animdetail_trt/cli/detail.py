@@ -184,11 +184,12 @@ def _run_models(
     from animdetail_trt.detailer.report import RunReport
     from animdetail_trt.media.segs_file import write_segs
 
+    painted = _scaled(args, clip, segs)
     if args.save_segs:
         write_segs(args.save_segs, segs)
     with timings.phase("load"), display.phase("loading models"):
         models = load_models(args)
-    segs = _steered(_scaled(args, clip, segs), models.controlnet)
+    segs = _steered(segs, models.controlnet)
     report = RunReport()
     with timings.phase("detail"):
         frames = _detail(args, clip, segs, models, Observers([display.observer(), report]))
@@ -196,9 +197,9 @@ def _run_models(
         sink.write(frames, clip, tick)
     if args.preview:
         with timings.phase("preview"), display.phase("drawing the contact sheet"):
-            _write_preview(args, clip, frames, segs)
+            _write_preview(args, clip, frames, painted)
     if args.report:
-        write_report(args, clip, segs, models.pipe, report, timings.elapsed_ms)
+        write_report(args, clip, painted, models.pipe, report, timings.elapsed_ms)
 
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
@@ -268,13 +269,12 @@ def _improvements(args: argparse.Namespace) -> Improvements | None:
 
 
 def _scaled(args: argparse.Namespace, clip: Clip, segs: SEGS) -> SEGS:
-    """The segments as scale-regions, if it is on, scales them: preview and report then show what is painted."""
+    """The segments as the detailer scales them to the frames: preview and report then show what is painted."""
+    from animdetail_trt.detailer.improvements import REFERENCE
     from animdetail_trt.detailer.plan import scale_segs
 
-    improvements = _improvements(args)
-    if improvements is None or not improvements.scale_regions:
-        return segs
-    return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements, args.pass_order)
+    frame_size = (clip.frames.shape[1], clip.frames.shape[2])
+    return scale_segs(segs, frame_size, _improvements(args) or REFERENCE, args.pass_order)
 
 
 def _steered(segs: SEGS, controlnet: ControlNetWrapper | None) -> SEGS:
