@@ -86,6 +86,19 @@ def test_colours_do_not_shift(tmp_path: Path, matrix: int, value_range: int) -> 
     assert probe_video(tmp_path / "out.mp4").style.colour.tags == tags
 
 
+@pytest.mark.parametrize("primaries", [9, 2])
+def test_lossless_keeps_the_tags_of_its_red_green_and_blue(tmp_path: Path, primaries: int) -> None:
+    source = make_video(tmp_path / "in.mp4", patches(64, 48, 2), tags=(9, 1, primaries, primaries))
+    rewrite(source, tmp_path / "out.mkv", lossless=True)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        codec = container.streams.video[0].codec_context
+        assert codec.pix_fmt == "bgr0"
+        assert (codec.color_primaries, codec.color_trc) == (primaries, primaries)
+    rewrite(tmp_path / "out.mkv", tmp_path / "back.mp4")
+    known = primaries if primaries != 2 else 1
+    assert probe_video(tmp_path / "back.mp4").style.colour.tags == (1, 1, known, known)
+
+
 def test_untagged_stays_untagged_and_keeps_its_colours(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", patches(64, 64, 2))
     first, second = rewrite(source, tmp_path / "out.mp4")
