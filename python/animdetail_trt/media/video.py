@@ -69,6 +69,10 @@ class VideoInfo:
     quarter_turns: int
     """Anticlockwise turns that bring decoded frames upright."""
     style: VideoStyle
+    bits: int
+    """Of a channel, as it is stored; frames are read as 8."""
+    has_alpha: bool
+    """Whether the first frame is transparent anywhere; none of it is read."""
 
 
 def probe_video(path: Path) -> VideoInfo:
@@ -91,7 +95,13 @@ def probe_video(path: Path) -> VideoInfo:
             sound_from=path if container.streams.audio else None,
             start=Fraction(max(container.start_time or 0, 0), 1_000_000),
         )
-        return VideoInfo(path, width, height, stream.frames, turns, style)
+        bits = max(channel.bits for channel in frame.format.components)
+        return VideoInfo(path, width, height, stream.frames, turns, style, bits, _is_transparent(frame))
+
+
+def _is_transparent(frame: av.VideoFrame) -> bool:
+    with_alpha = any(channel.is_alpha for channel in frame.format.components)
+    return with_alpha and int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
 
 
 def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor, list[int]]:
