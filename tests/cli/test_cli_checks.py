@@ -181,6 +181,21 @@ def test_the_ways_to_name_segments_exclude_each_other(refused: Callable[..., str
     assert "one of the arguments --segs --masks --detect is required" in refused(segs=None)
 
 
+def test_options_without_effect(refused: Callable[..., str], tmp_path: Path) -> None:
+    for name, value, needed in (
+        ("mask_shape", "box", "--detect"),
+        ("min_confidence", 0.5, "--detect"),
+        ("combined", True, "--masks"),
+        ("drop_size", 1, "--masks"),
+        ("crop_factor", 2, "--masks or --detect"),
+        ("preview_rows", 2, "--preview"),
+    ):
+        message = refused(**{name: value})
+        assert f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out." in message
+    masks = {"segs": None, "masks": write_mask(tmp_path / "m.png", (64, 48), (9, 9, 40, 40)), "mask_shape": "box"}
+    assert "--mask-shape has no effect without --detect" in refused(**masks)
+
+
 def test_a_missing_detector_is_told_before_frames_are_read(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,15 @@ def test_a_video_keeps_its_own_rate(small_video: Path, tmp_path: Path) -> None:
         open_sink(tmp_path / "out.mp4", open_source(small_video), fps=Fraction(12))
 
 
+@pytest.mark.parametrize("name", ["out", "out.png"])
+def test_what_only_a_video_has_is_refused_for_images(folder: Path, tmp_path: Path, name: str) -> None:
+    source = open_source(folder / "shot_a.png")
+    with pytest.raises(InputError, match="--lossless is for a video"):
+        open_sink(tmp_path / name, source, lossless=True)
+    with pytest.raises(InputError, match="--fps 8 is for a video"):
+        open_sink(tmp_path / name, source, fps=Fraction(8))
+
+
 def test_sound_can_be_left_out(small_video: Path, tmp_path: Path) -> None:
     source = open_source(small_video)
     sink = open_sink(tmp_path / "out.mp4", source, sound=False)

@@ -34,6 +34,19 @@ _IMPROVEMENTS = ("round-to-8", "merge-masks", "scale-regions", "follow-motion")
 """Those of ``Improvements`` that a command line can meet: it has no hooks."""
 
 
+_ONLY_WITH = {
+    "mask_shape": ("detect",),
+    "min_confidence": ("detect",),
+    "combined": ("masks",),
+    "bbox_fill": ("masks",),
+    "contour_fill": ("masks",),
+    "drop_size": ("masks",),
+    "crop_factor": ("masks", "detect"),
+    "preview_rows": ("preview",),
+}
+"""Options that say nothing without one of the others."""
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "detail",
@@ -42,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
         formatter_class=_HelpWithDefaults,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
     parser.add_argument("input", type=Path, metavar="IN", help="video, folder of png/jpg/webp images, or one image")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT",
@@ -208,6 +221,7 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
+    _check_effects(args)
     _check_samplers(args)
     check_models(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
@@ -221,6 +235,14 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     check_frames(args, len(source.images))  # how many a video has is certain only once it is read
     check_paths_differ(args, source)
     return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
+
+
+def _check_effects(args: argparse.Namespace) -> None:
+    """Raise InputError for an option whose value would be passed over; its default is taken for not given."""
+    for name, others in _ONLY_WITH.items():
+        if getattr(args, name) != args.default_of(name) and all(getattr(args, other) is None for other in others):
+            needed = " or ".join(f"--{other}" for other in others)
+            raise InputError(f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out.")
 
 
 def _check_samplers(args: argparse.Namespace) -> None:

@@ -106,11 +106,15 @@ def _sink(path: Path, source: Source, fps: Fraction | None, sound: bool, lossles
     suffix = path.suffix.lower()
     if path.exists() and path.samefile(source.path):
         raise MediaError(f"the output {path} is the input itself. Choose another output.")
+    is_image = suffix in images.IMAGE_SUFFIXES
+    if _is_folder(path) or is_image:
+        for flag in ["--lossless"] * lossless + [f"--fps {fps}"] * (fps is not None):
+            raise InputError(f"{flag} is for a video; {path} will hold images. Leave it out, or name a video.")
     if _is_folder(path):
         check_folder_free(path, [file.name for file in written_files(path, source)])
         return Sink(path, "folder")
     check_writable(path)
-    if suffix in images.IMAGE_SUFFIXES:
+    if is_image:
         if source.video or len(source.images) != 1:
             raise MediaError(f"{path} is one image, {source.path} holds many frames. Name a folder or a video.")
         return Sink(path, "image")
