@@ -50,6 +50,14 @@ def test_no_command_and_unknown_command(run: Callable[..., Any]) -> None:
     assert run("detial").code == 2
 
 
+@pytest.mark.parametrize("command", ["detail", "build-engines"])
+def test_a_wrong_option_is_told_without_a_wall_of_others(run: Callable[..., Any], command: str) -> None:
+    lines = run(command).err.splitlines()
+    assert len(lines) <= 3
+    assert lines[0].startswith(f"usage: animdetail-trt {command} ")
+    assert "required" in lines[-1]
+
+
 def test_an_error_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

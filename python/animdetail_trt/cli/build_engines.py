@@ -27,6 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "build-engines",
         help="turn models into TensorRT engines, once",
+        usage="%(prog)s --checkpoint FILE [options]",
         description="Turn models into TensorRT engines, once; `detail` and load_pipe find and use them. What is built "
         "already is not built again. With TensorRT for RTX no GPU is needed here.",
     )

@@ -51,6 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "detail",
         help="detail the segments of a video, an image folder or an image",
+        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks DIR | --detect face) [options]",
         description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
         "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
         formatter_class=_HelpWithDefaults,
