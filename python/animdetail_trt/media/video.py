@@ -269,7 +269,10 @@ def _cannot_hold(path: Path, video: str, sound: Sequence[str], error: Exception)
 def _codec(suffix: str, width: int, height: int, lossless: bool) -> tuple[str, str, dict[str, str]]:
     """(codec, pixel format, options) for a container."""
     if suffix not in VIDEO_SUFFIXES:
-        raise MediaError(f"cannot write a {suffix or 'nameless'} video. Use one of {', '.join(VIDEO_SUFFIXES)}.")
+        raise MediaError(
+            f"cannot write a {suffix or 'nameless'} video. Use one of {', '.join(VIDEO_SUFFIXES)}; "
+            "for a folder of that name, make it first."
+        )
     if lossless:
         if suffix != ".mkv":
             raise MediaError(f"lossless video is FFV1, which {suffix} does not hold. Write to .mkv.")
