@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import animdetail_trt
-from animdetail_trt.cli import doctor, main
+from animdetail_trt.cli import build_parser, doctor, main
 from animdetail_trt.errors import MediaError
 
 
@@ -50,6 +50,18 @@ def test_no_command_and_unknown_command(run: Callable[..., Any]) -> None:
     assert run("detial").code == 2
 
 
+def test_paths_may_begin_with_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    args = build_parser().parse_args(
+        ["detail", "~/in", "--output=~/out", "--checkpoint=~/a", "--lora=~/b:0.5", "--controlnet=~/c", "--segs=~/d"]
+    )
+    paths = [args.input, args.output, args.checkpoint, args.lora[0][0], args.controlnet[0][0], args.segs]
+    assert [str(path) for path in paths] == [f"/home/me/{name}" for name in ("in", "out", "a", "b", "c", "d")]
+    args = build_parser().parse_args(["build-engines", "--checkpoint=~no-one/a", "--recipe=~/b", "--engine-dir=~/c"])
+    assert [str(path) for path in (args.checkpoint, args.recipe)] == ["~no-one/a", "/home/me/b"]
+    assert str(args.engine_dir) == "/home/me/c"
+
+
 @pytest.mark.parametrize("command", ["detail", "build-engines"])
 def test_a_wrong_option_is_told_without_a_wall_of_others(run: Callable[..., Any], command: str) -> None:
     lines = run(command).err.splitlines()
@@ -80,7 +92,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 _PRINTS = """
 import sys
-from animdetail_trt.cli import doctor, main
+from animdetail_trt.cli import build_parser, doctor, main
 doctor.run = lambda args: print(sys.argv[1] * 100) or 0
 sys.exit(main(["doctor"]))
 """

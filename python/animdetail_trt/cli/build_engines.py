@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from animdetail_trt.cli.engine_words import told_bytes
 from animdetail_trt.cli.models import parse_lora
 from animdetail_trt.cli.numbers import between
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import AnimDetailError, InputError
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     models = parser.add_argument_group(
         "models", "as for `detail`; a LoRA is merged, so each set of them is an engine"
     ).add_argument
-    models("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    models("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
-    models("--refiner", type=Path, help="a checkpoint whose UNet refines, without motion module")
-    models("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    models("--checkpoint", type=user_path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    models("--motion-module", type=user_path, help="AnimateDiff motion module, .safetensors")
+    models("--refiner", type=user_path, help="a checkpoint whose UNet refines, without motion module")
+    models("--vae", type=user_path, help="VAE in place of the checkpoint's, .safetensors")
     models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; several")
     models("--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="motion LoRA")
     models("--motion-scale", type=between(0, 100), default=1.0, help="as for `detail`")
@@ -53,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build = parser.add_argument_group("engines").add_argument
     build(
         "--engine-dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
     )
@@ -66,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build(
         "--target-sm", type=parse_sm, metavar="SM", help="build for this GPU generation, such as 89; needs tensorrt_rtx"
     )
-    build("--recipe", default="sd15", help="name, or .toml file, of what is built for which sizes")
+    build("--recipe", type=os.path.expanduser, default="sd15", help="name, or .toml file, of what is built for what")
     build("--precision", choices=("fp16", "bf16", "fp32"), help="of the UNet")
     build("--frames", type=_range, metavar="MIN:OPT:MAX", help="frames of a window")
     build(

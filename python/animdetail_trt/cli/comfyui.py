@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.comfyui.install import install, python_of, uninstall, why_not_importable
 from animdetail_trt.comfyui.swap import swap
 from animdetail_trt.errors import InputError
@@ -19,17 +20,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     installing = actions.add_parser("install", help="write one small file into its custom_nodes")
-    installing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
-    installing.add_argument("--python", type=Path, help="the Python that ComfyUI runs with, to check it")
+    installing.add_argument("comfyui", type=user_path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    installing.add_argument("--python", type=user_path, help="the Python that ComfyUI runs with, to check it")
     installing.set_defaults(run=run_install)
 
     removing = actions.add_parser("uninstall", help="remove that file; all else stays")
-    removing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    removing.add_argument("comfyui", type=user_path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
     removing.set_defaults(run=run_uninstall)
 
     swapping = actions.add_parser("swap", help="put our nodes in the place of the Impact Pack's in a workflow")
-    swapping.add_argument("workflow", type=Path, help="JSON, as the menu saves or exports it (API)")
-    swapping.add_argument("-o", "--output", type=Path, help="default: stdout")
+    swapping.add_argument("workflow", type=user_path, help="JSON, as the menu saves or exports it (API)")
+    swapping.add_argument("-o", "--output", type=user_path, help="default: stdout")
     swapping.add_argument("--back", action="store_true", help="the Impact Pack's nodes in the place of ours")
     swapping.set_defaults(run=run_swap)
 

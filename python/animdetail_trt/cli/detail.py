@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_frames, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=_HelpWithDefaults,
     )
     parser.set_defaults(run=run, default_of=parser.get_default)
-    parser.add_argument("input", type=Path, metavar="IN", help="video, folder of png/jpg/webp images, or one image")
+    parser.add_argument("input", type=user_path, metavar="IN", help="video, folder of png, jpg, webp images, or one")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT",
+        "-o", "--output", type=user_path, required=True, metavar="OUT",
         help="video (.mp4 .mov .m4v .mkv .webm), folder (no suffix; PNG files) or image",
     )  # fmt: skip
     add_models(parser)
@@ -72,8 +73,8 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("segments", "exactly one of --segs, --masks, --detect")
     add = group.add_argument
     one = group.add_mutually_exclusive_group(required=True).add_argument
-    one("--segs", type=Path, metavar="FILE", help="SEGS file (JSON; the layout is in animdetail_trt.media.segs_file)")
-    one("--masks", type=Path, metavar="DIR", help="folder with one mask image per frame or one for all, or one image")
+    one("--segs", type=user_path, metavar="FILE", help="SEGS file (JSON; README shows one)")
+    one("--masks", type=user_path, metavar="DIR", help="folder of a mask image per frame or one for all, or one image")
     one("--detect", choices=("face",), help="find the segments")
     add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
     add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")
@@ -116,10 +117,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=parse_rate, help="frame rate of a video made of images, such as 8 or 30000/1001")
     add("--no-sound", action="store_true", help="leave the sound out")
     add("--lossless", action="store_true", help="FFV1 in RGB, for .mkv")
-    add("--preview", type=Path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
+    add("--preview", type=user_path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
     add("--preview-rows", type=whole_between(1, 64), default=4, help="frames on it")
-    add("--report", type=Path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
-    add("--save-segs", type=Path, metavar="JSON", help="the segments, to be edited and given to --segs")
+    add("--report", type=user_path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
+    add("--save-segs", type=user_path, metavar="JSON", help="the segments, to be edited and given to --segs")
     add("-q", "--quiet", action="store_true", help="no progress")
 
 

@@ -4,6 +4,7 @@ another output."""
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""
+
+
+def user_path(text: str) -> Path:
+    """An option's path; a shell leaves the ``~`` of ``--checkpoint=~/sd15.safetensors`` as it is."""
+    return Path(os.path.expanduser(text))  # no error for a user that is not there, as Path's has
 
 
 def model_files(args: argparse.Namespace) -> list[NamedFile]:
