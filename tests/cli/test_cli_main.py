@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import animdetail_trt
+from animdetail_trt import __main__
 from animdetail_trt.cli import build_parser, doctor, main
 from animdetail_trt.errors import MediaError
 
@@ -88,6 +91,28 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(doctor, "run", interrupt)
     assert main(["doctor"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+_INTERRUPTED_EARLY = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "animdetail_trt.cli.doctor":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("animdetail_trt", run_name=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("name", ["__main__", "animdetail_trt.__main__"])  # python -m; the script that pip makes
+def test_ctrl_c_before_all_is_imported(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED_EARLY, name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_the_script_that_pip_makes_is_guarded_too() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"animdetail-trt": f"{__main__.__name__}:{__main__.main.__name__}"}
 
 
 _PRINTS = """
