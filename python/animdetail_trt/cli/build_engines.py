@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
                 variant = UNetVariant(args.controlnet, args.frame_prompts, args.refittable)
                 digests = Digests(store.folder)
                 jobs = list(jobs_for(files, target, recipe, digests, refiner=args.refiner, variant=variant))
+            _tell_of_fewer_frames(args, display)
             if args.dry_run:
                 lines += _plan_lines(jobs, store, target)
             else:
@@ -165,6 +166,16 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from animdetail_trt.trt.recipe import read_recipe
 
     return read_recipe(args.recipe).changed(args.precision, args.size, args.frames)
+
+
+def _tell_of_fewer_frames(args: argparse.Namespace, display: Display) -> None:
+    from animdetail_trt.models.motion import positions_of
+
+    if args.frames is None or args.motion_module is None:
+        return
+    positions = positions_of(args.motion_module)
+    if args.frames.max > positions:
+        display.note(f"warning: --frames {args.frames}: the motion module, and its engine, see {positions} at most")
 
 
 def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
