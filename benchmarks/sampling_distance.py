@@ -97,9 +97,12 @@ def scheduler_distances() -> dict[str, tuple[int, float]]:
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """The first paragraph of the docstring: the method and where it was published."""
+    """The first paragraph of the docstring: the method and where it was published; and CFG++, where it is that too."""
+    given = function.keywords if isinstance(function, partial) else {}
     function = function.func if isinstance(function, partial) else function
-    return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    method = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    is_cfg_pp = given.get("cfg_pp") or function.__module__.endswith(".cfg_pp")
+    return f"CFG++ (Chung et al. 2024, arXiv:2406.08070): {method}" if is_cfg_pp else method
 
 
 def document(tiny: Path) -> str:

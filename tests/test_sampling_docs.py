@@ -25,6 +25,11 @@ def test_every_sampler_and_scheduler_has_its_row() -> None:
     assert [row[0] for row in ROWS] == [*SAMPLERS, *SCHEDULES]
 
 
+def test_every_cfg_pp_sampler_says_so() -> None:
+    for name, method, *_ in ROWS:
+        assert method.startswith("CFG++ (Chung et al. 2024") is name.endswith("_cfg_pp")
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_the_distance_is_within_the_tolerance(row: list[str]) -> None:
     name, _, first, second = row
