@@ -40,7 +40,8 @@ def user_files(tiny: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: p
     shutil.copy(tiny / "tiny_lora.safetensors", "style.safetensors")
     shutil.copy(tiny / "tiny_controlnet.safetensors", "control_tile.safetensors")
     write_mask(Path("masks/all.png"), (176, 144), (60, 40, 100, 90))
-    Path("segs.json").write_text('{"size": [144, 176], "segs": [{"bbox": [60, 40, 100, 90], "label": "face"}]}')
+    [example] = [text for language, text in BLOCKS if language == "json"]
+    Path("segs.json").write_text(example)
     for name in ("main.py", "comfy/samplers.py", "custom_nodes/theirs.py"):
         (tmp_path / "ComfyUI" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ComfyUI" / name).touch()
@@ -63,6 +64,8 @@ def test_every_shell_command(user_files: Path) -> None:
     ours = [command for command in COMMANDS if command[0] == "animdetail-trt" and command[1] != "bench"]
     assert len(ours) >= 6
     for command in ours:
+        if command[1] == "detail" and "--motion-module" in command:
+            assert "--context-length" in command  # a clip of the reader's has more frames than the module sees
         run = [sys.executable, "-m", "animdetail_trt.cli", *command[1:]]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
@@ -99,7 +102,14 @@ def test_the_figures_are_those_of_the_runs_that_are_linked() -> None:
     assert " times (" in README  # a block that is empty would agree with itself
 
 
-def test_pictures_and_links_exist() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+@pytest.mark.parametrize("folder", [".", "docs"])
+def test_pictures_and_links_exist(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text()
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (ROOT / folder / target).exists()] == []
+
+
+def test_the_docs_are_listed() -> None:
+    listed = (ROOT / "docs" / "README.md").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f"({path.name})" not in listed] == ["README.md"]

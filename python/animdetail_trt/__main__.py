@@ -2,7 +2,10 @@
 
 import sys
 
-from animdetail_trt.cli import main
+try:
+    from animdetail_trt.cli import main
+except KeyboardInterrupt:  # so early that main could not say it better
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

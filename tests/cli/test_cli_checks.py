@@ -82,6 +82,10 @@ def test_outputs_that_cannot_be(refused: Callable[..., str], video: Path, segs: 
     assert "no image name" in refused(preview=tmp_path / "sheet.txt")
     assert "same file as --segs" in refused(report=segs)
     assert "same file as --output" in refused(preview=tmp_path / "o.png", output=tmp_path / "o.png")
+    assert "'-' is no name for an output" in refused(output="-")
+    assert "'-' is no name for an output" in refused(report="-")
+    assert "cannot write a .2 video" in refused(output=tmp_path / "v1.2")
+    assert "for a folder of that name, make it first" in refused(output=tmp_path / "v1.2")
 
 
 def test_names_that_are_unknown(refused: Callable[..., str]) -> None:
@@ -126,6 +130,21 @@ def test_context_windows_that_cannot_overlap(refused: Callable[..., str]) -> Non
     assert "Choose one of: pyramid" in refused(context_length=8, fuse_method="blend")
 
 
+def test_more_frames_than_the_motion_module_sees(
+    refused: Callable[..., str], run: Callable[..., Any], folder: Path, video: Path, segs: Path, checkpoint: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    motion, table = tmp_path / "motion.safetensors", "temporal_transformer.0.attention_blocks.0.pos_encoder.pe"
+    save_file({f"down_blocks.3.motion_modules.0.{table}": np.zeros((1, 4, 8), np.float32)}, motion)
+    for clip in (video, folder):
+        several = {"input": clip, "motion_module": motion, "output": tmp_path / "out"}
+        assert "the clip has 5 frames, and the motion module sees 4 at most. Give --context-l" in refused(**several)
+        assert "a window has 5 frames" in refused(context_length=8, **several)
+    assert "--context-length 4: longer clips" in refused(motion_module=motion)
+    argv = ["--checkpoint", checkpoint, "--segs", segs, "--motion-module", motion, "--context-length", 4]
+    assert run("detail", video, "-o", tmp_path / "out.mp4", *argv).code == 0
+
+
 def test_an_unknown_beta_schedule(refused: Callable[..., str]) -> None:
     assert "Choose one of: autoselect, linear, sqrt_linear" in refused(beta_schedule="linar")
 
@@ -166,6 +185,21 @@ def test_masks_that_hold_nothing(refused: Callable[..., str], tmp_path: Path, co
 def test_the_ways_to_name_segments_exclude_each_other(refused: Callable[..., str]) -> None:
     assert "not allowed with" in refused(detect="face")
     assert "one of the arguments --segs --masks --detect is required" in refused(segs=None)
+
+
+def test_options_without_effect(refused: Callable[..., str], tmp_path: Path) -> None:
+    for name, value, needed in (
+        ("mask_shape", "box", "--detect"),
+        ("min_confidence", 0.5, "--detect"),
+        ("combined", True, "--masks"),
+        ("drop_size", 1, "--masks"),
+        ("crop_factor", 2, "--masks or --detect"),
+        ("preview_rows", 2, "--preview"),
+    ):
+        message = refused(**{name: value})
+        assert f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out." in message
+    masks = {"segs": None, "masks": write_mask(tmp_path / "m.png", (64, 48), (9, 9, 40, 40)), "mask_shape": "box"}
+    assert "--mask-shape has no effect without --detect" in refused(**masks)
 
 
 def test_a_missing_detector_is_told_before_frames_are_read(
@@ -250,6 +284,26 @@ def test_an_output_replaces_no_input(refused: Callable[..., str], folder: Path, 
     mask.rename(mask.with_name("shot8.png"))
     one_mask = {"segs": None, "masks": mask.parent}
     assert "same file as --masks" in refused(input=image, output=mask.parent, **one_mask)
+
+
+def test_no_image_is_written_among_those_that_are_read(
+    refused: Callable[..., str], folder: Path, segs: Path, tmp_path: Path
+) -> None:
+    out = {"input": folder, "output": tmp_path / "out"}
+    assert "lies among the frames of IN" in refused(preview=folder / "sheet.jpg", **out)
+    masks = write_mask(tmp_path / "masks" / "m1.png", (64, 48), (10, 10, 40, 40)).parent
+    assert "lies among --masks, where the next run" in refused(segs=None, masks=masks, preview=masks / "sheet.png")
+    one = {"input": folder / "shot8.png", "output": masks / "out.png", "segs": None, "masks": masks}
+    assert "lies among --masks" in refused(**one)
+    segs.write_text('{"size": [48, 64], "segs": [{"bbox": [10, 10, 40, 40], "mask": "masks"}]}')
+    assert "lies among the masks of --segs" in refused(preview=masks / "sheet.png")
+
+
+def test_an_image_beside_the_one_that_is_read_is_written(
+    run: Callable[..., Any], fake_models: Any, folder: Path, segs: Path, checkpoint: Path
+) -> None:
+    argv = ["--checkpoint", checkpoint, "--segs", segs, "--preview", folder / "sheet.png"]
+    assert run("detail", folder / "shot8.png", "-o", folder / "shot8_detailed.png", *argv).code == 0
 
 
 def test_an_output_replaces_no_model(refused: Callable[..., str], checkpoint: Path) -> None:

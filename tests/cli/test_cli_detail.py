@@ -177,22 +177,28 @@ def test_disk_full_while_writing_keeps_what_was_there(
 
 
 @pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+    ("where", "error"),
+    [
+        ("detailer.detailer.DetailerForEachPipeForAnimateDiff.doit", torch.OutOfMemoryError("CUDA out of memory")),
+        ("media.video.to_float", RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")),
+        ("models.pipe.load_pipe", MemoryError()),
+        ("media.video.from_rgb", MemoryError()),
+        ("media.preview.contact_sheet", MemoryError()),
+    ],
 )
 def test_out_of_memory_names_the_remedy(
     run: Callable[..., Any], fake_models: Any, video: Path, segs: Path, checkpoint: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, error: Exception,
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception,
 ) -> None:  # fmt: skip
-    import animdetail_trt.detailer.detailer as detailer
-
     def exhausted(*args: Any, **options: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(detailer.DetailerForEachPipeForAnimateDiff, "doit", staticmethod(exhausted))
-    outcome = run("detail", video, "-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--segs", segs, "-q")
+    monkeypatch.setattr(f"animdetail_trt.{where}", exhausted)
+    argv = ["-o", tmp_path / "out.mp4", "--checkpoint", checkpoint, "--preview", tmp_path / "sheet.png", "-q"]
+    outcome = run("detail", video, *argv, "--segs", segs)
     assert outcome.code == 2
-    assert "--max-size" in outcome.err
+    for told in ("out of memory", f"{error}. Use a smaller --max-size", "--crop-factor", "fewer frames"):
+        assert told in outcome.err
 
 
 def test_end_to_end_with_tiny_models(

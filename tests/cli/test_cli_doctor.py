@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +66,21 @@ def test_everything_missing_is_still_exit_0(run: Callable[..., Any], monkeypatch
         "engine folder",
     }
     assert not any(document["abilities"].values())
+
+
+def test_onnxruntime_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    code = """
+from animdetail_trt.cli import doctor, main
+doctor.examine = lambda: [doctor._for_engines("onnxruntime", "onnxruntime", "", "rtx")]
+main(["doctor"])
+"""
+    home = {name: str(tmp_path / "home") for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME")}
+    (tmp_path / "home").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | home
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "onnxruntime" in done.stdout
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_abilities_follow_from_findings() -> None:

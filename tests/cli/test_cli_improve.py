@@ -57,16 +57,32 @@ def test_an_unknown_one_is_named(run: Callable[..., Any], fake_models: Any, vide
     assert "'sharper' is none of all, round-to-8, merge-masks, scale-regions, follow-motion" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("size", "flags", "painted"),
+    [((96, 32), ["--improve", "scale-regions"], [12, 12, 36, 36]), ((96, 128), [], [3, 12, 9, 36])],
+)
 def test_the_report_names_the_region_that_is_painted(
-    run: Callable[..., Any], fake_models: Any, video: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    """SEGS made for 32x96 pixels, frames of 64x48: x doubles and y halves."""
+    run: Callable[..., Any], fake_models: Any, video: Path, checkpoint: Path, tmp_path: Path,
+    size: tuple[int, int], flags: list[str], painted: list[int],
+) -> None:  # fmt: skip
+    """In frames of 64x48, x doubles and y halves, or both halve."""
     region = 6, 24, 18, 72
-    write_segs(tmp_path / "tall.json", ((96, 32), [SEG(None, torch.ones(48, 12), 1.0, region, region, "")]))
-    argv = ["--checkpoint", checkpoint, "--segs", tmp_path / "tall.json", "--report", tmp_path / "run.json", "-q"]
-    outcome = run("detail", video, "-o", tmp_path / "out.mp4", *argv, "--improve", "scale-regions")
+    write_segs(tmp_path / "other.json", (size, [SEG(None, torch.ones(48, 12), 1.0, region, region, "")]))
+    argv = ["--checkpoint", checkpoint, "--segs", tmp_path / "other.json", "--report", tmp_path / "run.json", "-q"]
+    outcome = run("detail", video, "-o", tmp_path / "out.mp4", *argv, *flags)
     assert outcome.code == 0, outcome.err
     report = json.loads((tmp_path / "run.json").read_text())
-    assert report["parameters"]["improve"] == ["scale-regions"]
-    assert report["detail"]["segments"][0]["crop_region"] == [12, 12, 36, 36]
-    assert fake_models.detailed[0]["segs"][1][0].crop_region == (12, 12, 36, 36)
+    assert report["parameters"]["improve"] == (flags[1:] or None)
+    assert report["detail"]["segments"][0]["crop_region"] == painted
+    assert fake_models.detailed[0]["segs"][1][0].crop_region == region  # it scales them itself
+
+
+def test_segs_that_do_not_fit_are_told_before_models_are_loaded(
+    run: Callable[..., Any], fake_models: Any, video: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    region = 6, 24, 18, 72
+    write_segs(tmp_path / "tall.json", ((96, 32), [SEG(None, torch.ones(48, 12), 1.0, region, region, "")]))
+    argv = ["--checkpoint", checkpoint, "--segs", tmp_path / "tall.json", "-q"]
+    outcome = run("detail", video, "-o", tmp_path / "out.mp4", *argv)
+    assert "has no area in frames of 64x48" in outcome.err
+    assert fake_models.loaded == []

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import animdetail_trt
-from animdetail_trt.cli import doctor, main
+from animdetail_trt import __main__
+from animdetail_trt.cli import build_parser, doctor, main
 from animdetail_trt.errors import MediaError
 
 
@@ -26,6 +29,10 @@ def test_help(run: Callable[..., Any], argv: list[str]) -> None:
     outcome = run(*argv)
     assert outcome.code == 0
     assert "usage: animdetail-trt" in outcome.out
+
+
+def test_help_says_that_max_size_makes_nothing_smaller(run: Callable[..., Any]) -> None:
+    assert "pixels where enlarging ends; larger crops stay" in " ".join(run("detail", "--help").out.split())
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -44,6 +51,26 @@ def test_module_runs(module: str) -> None:
 def test_no_command_and_unknown_command(run: Callable[..., Any]) -> None:
     assert run().code == 2
     assert run("detial").code == 2
+
+
+def test_paths_may_begin_with_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    args = build_parser().parse_args(
+        ["detail", "~/in", "--output=~/out", "--checkpoint=~/a", "--lora=~/b:0.5", "--controlnet=~/c", "--segs=~/d"]
+    )
+    paths = [args.input, args.output, args.checkpoint, args.lora[0][0], args.controlnet[0][0], args.segs]
+    assert [str(path) for path in paths] == [f"/home/me/{name}" for name in ("in", "out", "a", "b", "c", "d")]
+    args = build_parser().parse_args(["build-engines", "--checkpoint=~no-one/a", "--recipe=~/b", "--engine-dir=~/c"])
+    assert [str(path) for path in (args.checkpoint, args.recipe)] == ["~no-one/a", "/home/me/b"]
+    assert str(args.engine_dir) == "/home/me/c"
+
+
+@pytest.mark.parametrize("command", ["detail", "build-engines"])
+def test_a_wrong_option_is_told_without_a_wall_of_others(run: Callable[..., Any], command: str) -> None:
+    lines = run(command).err.splitlines()
+    assert len(lines) <= 3
+    assert lines[0].startswith(f"usage: animdetail-trt {command} ")
+    assert "required" in lines[-1]
 
 
 def test_an_error_is_one_line_and_exit_code_2(
@@ -66,9 +93,31 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "Traceback" not in capsys.readouterr().err
 
 
+_INTERRUPTED_EARLY = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "animdetail_trt.cli.doctor":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("animdetail_trt", run_name=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("name", ["__main__", "animdetail_trt.__main__"])  # python -m; the script that pip makes
+def test_ctrl_c_before_all_is_imported(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED_EARLY, name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_the_script_that_pip_makes_is_guarded_too() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"animdetail-trt": f"{__main__.__name__}:{__main__.main.__name__}"}
+
+
 _PRINTS = """
 import sys
-from animdetail_trt.cli import doctor, main
+from animdetail_trt.cli import build_parser, doctor, main
 doctor.run = lambda args: print(sys.argv[1] * 100) or 0
 sys.exit(main(["doctor"]))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.progress import Progress
 
@@ -77,14 +78,23 @@ def test_a_terminal_shows_steps_and_sizes() -> None:
     assert "3/3 steps" in shown
 
 
+@pytest.mark.parametrize(("total", "told"), [(None, False), (5, True)])
+def test_the_time_left_is_told_only_where_there_is_a_count(total: int | None, told: bool) -> None:
+    file = io.StringIO()
+    with _progress(Console(file=file, force_terminal=True, width=120)) as progress:
+        progress.add_task("loading", total=total, unit="")
+    assert (" left" in file.getvalue()) is told
+
+
 def test_a_log_gets_lines() -> None:
     file = io.StringIO()
     display = Lines(Console(file=file, width=120))
     with display.phase("reading [a].mp4", 5):
         pass
-    play(display.observer())
+    play(display.observer(), steps=20)
     lines = file.getvalue().splitlines()
     assert lines[0].startswith("reading [a].mp4: 0.0 s")
     assert lines[1] == "segment 1/2 face  150x144 -> 512x488"
-    assert len(lines) == 5
+    assert lines[2] == "segment 1/2: step 10/20, 0.0 s"
+    assert len(lines) == 7
     assert "\x1b" not in file.getvalue()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
 
 from animdetail_trt.comfyui.install import FILE_NAME
 from outcome import Outcome
@@ -73,6 +74,20 @@ def test_what_is_no_comfyui_is_refused(run: Run, comfyui: Path, missing: str) ->
         assert outcome.code == 2
         assert f"is not a ComfyUI: {missing} is not in it" in outcome.err
     assert "Give the folder that holds custom_nodes" in run("comfyui", "install", comfyui / "custom_nodes").err
+    assert _contents(comfyui) == before
+
+
+def test_our_file_goes_from_what_is_left_of_a_comfyui(run: Run, comfyui: Path, python: Path) -> None:
+    run("comfyui", "install", comfyui, "--python", python)
+    (comfyui / "main.py").unlink()
+    assert run("comfyui", "uninstall", comfyui).code == 0
+    assert not (comfyui / "custom_nodes" / FILE_NAME).exists()
+
+
+def test_a_python_that_is_not_there_is_told_before_anything_is_written(run: Run, comfyui: Path) -> None:
+    before = _contents(comfyui)
+    outcome = run("comfyui", "install", comfyui, "--python", comfyui / "nope")
+    assert (outcome.code, f"--python {comfyui / 'nope'} is no program" in outcome.err) == (2, True)
     assert _contents(comfyui) == before
 
 
@@ -166,14 +181,34 @@ def test_swap_changes_the_names_and_back(run: Run, tmp_path: Path, workflow: Any
     assert "none of the nodes" in run("comfyui", "swap", given, "--back").err
 
 
-def test_swap_in_place_keeps_what_no_encoding_holds(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "workflow.json"
+def test_swap_keeps_what_no_encoding_holds_and_the_workflow_itself(run: Run, tmp_path: Path) -> None:
+    path, swapped = tmp_path / "workflow.json", tmp_path / "swapped.json"
     path.write_text('{"1": {"class_type": "SEGSPaste", "_meta": {"title": "\\ud83d \\u00e9"}}}')
-    given = json.loads(path.read_text())
-    assert run("comfyui", "swap", path, "-o", path).code == 0
-    assert json.loads(path.read_text().replace("AnimDetail_", "")) == given
-    assert json.loads(run("comfyui", "swap", path, "--back").out) == given
-    assert list(tmp_path.iterdir()) == [path]
+    text = path.read_text()
+    refused = run("comfyui", "swap", path, "-o", path)
+    assert (refused.code, "is the workflow itself. Choose another name" in refused.err) == (2, True)
+    assert path.read_text() == text
+    assert run("comfyui", "swap", path, "-o", swapped).code == 0
+    assert json.loads(swapped.read_text().replace("AnimDetail_", "")) == json.loads(text)
+    assert json.loads(run("comfyui", "swap", swapped, "--back").out) == json.loads(text)
+    assert sorted(tmp_path.iterdir()) == [swapped, path]
+
+
+def test_a_workflow_is_read_from_a_picture_of_comfyuis(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = PngImagePlugin.PngInfo()
+    about.add_text("workflow", json.dumps(_UI))
+    for name, words in (("with.png", about), ("without.png", None)):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, pnginfo=words)
+    swapped = run("comfyui", "swap", tmp_path / "with.png").out
+    assert json.loads(swapped.replace("AnimDetail_", "")) == _UI
+    outcome = run("comfyui", "swap", tmp_path / "without.png")
+    assert (outcome.code, "holds none. Save it as JSON" in outcome.err) == (2, True)
+    (tmp_path / "text.png").write_text("{}")
+    assert "cannot read the workflow" in run("comfyui", "swap", tmp_path / "text.png").err
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert "exceeds limit of" in run("comfyui", "swap", tmp_path / "with.png").err
 
 
 @pytest.mark.parametrize(

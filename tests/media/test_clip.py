@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +72,15 @@ def test_a_video_keeps_its_own_rate(small_video: Path, tmp_path: Path) -> None:
         open_sink(tmp_path / "out.mp4", open_source(small_video), fps=Fraction(12))
 
 
+@pytest.mark.parametrize("name", ["out", "out.png"])
+def test_what_only_a_video_has_is_refused_for_images(folder: Path, tmp_path: Path, name: str) -> None:
+    source = open_source(folder / "shot_a.png")
+    with pytest.raises(InputError, match="--lossless is for a video"):
+        open_sink(tmp_path / name, source, lossless=True)
+    with pytest.raises(InputError, match="--fps 8 is for a video"):
+        open_sink(tmp_path / name, source, fps=Fraction(8))
+
+
 def test_sound_can_be_left_out(small_video: Path, tmp_path: Path) -> None:
     source = open_source(small_video)
     sink = open_sink(tmp_path / "out.mp4", source, sound=False)
@@ -99,6 +111,35 @@ def test_refusals(small_video: Path, folder: Path, tmp_path: Path) -> None:
         open_sink(folder, source)
     with pytest.raises(MediaError, match="does not exist"):
         open_source(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "opacity", "lost"),
+    [
+        ("rgb24", 255, ""),
+        ("rgba", 255, ""),
+        ("rgba", 90, "an alpha channel"),
+        ("gray16be", 255, "16 bits a channel"),
+        ("rgb48be", 255, "16 bits a channel"),
+        ("rgba64be", 90, "16 bits a channel and an alpha channel"),
+    ],
+)
+@pytest.mark.parametrize("name", ["in.png", "in.mov"])
+def test_depth_and_alpha_that_are_lost_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, pix_fmt: str, opacity: int, lost: str
+) -> None:
+    picture = np.full((32, 32, 4), 200, np.uint8)
+    picture[..., 3] = 255
+    picture[8:24, :, 3] = opacity
+    with av.open(str(tmp_path / name), "w", format="image2" if name == "in.png" else None) as container:
+        stream: Any = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, pix_fmt
+        frame = av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pix_fmt)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    source = open_source(tmp_path / name)
+    open_sink(tmp_path / "out", source)
+    assert caplog.messages == ([f"{name} holds {lost}; it is written with 8 bits, without alpha"] if lost else [])
 
 
 def test_checks_leave_nothing(small_video: Path, tmp_path: Path) -> None:

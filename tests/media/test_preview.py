@@ -45,6 +45,25 @@ def test_a_block_for_each_segment_and_a_row_for_each_frame() -> None:
     assert one.height < two.height
 
 
+@pytest.mark.parametrize("width", [20, 64, 200])
+def test_title_and_subtitle_stand_apart(width: int) -> None:
+    """Drawn together they take as many pixels as the two drawn alone, and both end before the edge."""
+    picture = torch.zeros(100, width, 3)
+
+    def ink(title: str, subtitle: str) -> np.ndarray:
+        sheet = contact_sheet([SheetFrame("", "", picture, picture, 0)], ((100, width), []), title, subtitle)
+        drawn: np.ndarray = (np.asarray(sheet)[:80] != (18, 20, 24)).any(axis=2)  # above the headings
+        return drawn
+
+    title, subtitle = (
+        "the title of a clip.mp4   120 frames of 100x100",
+        "euler / simple   20 steps   cfg 8   seed 12345",
+    )
+    both = ink(title, subtitle)
+    assert not both[:, -20:].any()
+    assert both.sum() == pytest.approx(ink(title, "").sum() + ink("", subtitle).sum(), rel=0.02)
+
+
 def test_no_segments_and_odd_shapes() -> None:
     assert sheet_of(segs=0).height < sheet_of(segs=1).height
     tall = [SheetFrame("", "", torch.zeros(200, 3, 3), torch.zeros(200, 3, 3), 0)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -17,6 +18,7 @@ import torch
 from animdetail_trt.errors import MediaError
 from animdetail_trt.media.video import (
     VideoStyle,
+    _decode,
     check_video_output,
     probe_video,
     read_video,
@@ -82,6 +84,19 @@ def test_colours_do_not_shift(tmp_path: Path, matrix: int, value_range: int) -> 
     truth = torch.from_numpy(patches(128, 128, 2)).float() / 255
     assert (255 * (middles(first) - middles(truth))).mean(dim=(0, 1, 2)).abs().max() < 0.5
     assert probe_video(tmp_path / "out.mp4").style.colour.tags == tags
+
+
+@pytest.mark.parametrize("primaries", [9, 2])
+def test_lossless_keeps_the_tags_of_its_red_green_and_blue(tmp_path: Path, primaries: int) -> None:
+    source = make_video(tmp_path / "in.mp4", patches(64, 48, 2), tags=(9, 1, primaries, primaries))
+    rewrite(source, tmp_path / "out.mkv", lossless=True)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        codec = container.streams.video[0].codec_context
+        assert codec.pix_fmt == "bgr0"
+        assert (codec.color_primaries, codec.color_trc) == (primaries, primaries)
+    rewrite(tmp_path / "out.mkv", tmp_path / "back.mp4")
+    known = primaries if primaries != 2 else 1
+    assert probe_video(tmp_path / "back.mp4").style.colour.tags == (1, 1, known, known)
 
 
 def test_untagged_stays_untagged_and_keeps_its_colours(tmp_path: Path) -> None:
@@ -231,6 +246,15 @@ def test_pictures_that_stop_early_are_told(tmp_path: Path, suffix: str) -> None:
     # Some versions of FFmpeg do tell, in one of the containers.
     with pytest.raises(MediaError, match=r"pictures end at 1\.\d+ s and its header promises 3|damaged after frame \d"):
         read_video(probe_video(path))
+
+
+def test_a_lack_of_memory_is_not_taken_for_damage() -> None:
+    def exhausted(*_: Any) -> Any:
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    container = SimpleNamespace(decode=exhausted)
+    with pytest.raises(MemoryError):
+        list(_decode(container, None, Path("clip.mp4")))  # type: ignore[arg-type]
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:

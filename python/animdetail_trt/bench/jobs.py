@@ -14,7 +14,7 @@ from animdetail_trt.bench.job import DeviceReport, Inputs, Job
 from animdetail_trt.bench.machine import cache_bytes
 from animdetail_trt.bench.pixel_path import pixel_job
 from animdetail_trt.bench.scenarios import Scenario
-from animdetail_trt.bench.ways import TRUTH, Ways, watched, with_window
+from animdetail_trt.bench.ways import Ways, watched, with_window
 from animdetail_trt.bench.workload import make_frames, make_segments, segs_of
 from animdetail_trt.detailer.detailer import DetailerForEachPipeForAnimateDiff
 from animdetail_trt.detailer.improvements import REFERENCE

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 measured and found wanting (bench), 2 an error that names its remedy on stderr, 128 + N stopped by signal
     N: Ctrl-C, a reader that left.
     """
+    # onnxruntime, once imported, writes a device id and a database of its telemetry into the user's cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a name that the terminal's encoding lacks
     try:

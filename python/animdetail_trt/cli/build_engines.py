@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from animdetail_trt.cli.engine_words import told_bytes
 from animdetail_trt.cli.models import parse_lora
 from animdetail_trt.cli.numbers import between
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import AnimDetailError, InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "build-engines",
         help="turn models into TensorRT engines, once",
+        usage="%(prog)s --checkpoint FILE [options]",
         description="Turn models into TensorRT engines, once; `detail` and load_pipe find and use them. What is built "
         "already is not built again. With TensorRT for RTX no GPU is needed here.",
     )
@@ -34,10 +36,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     models = parser.add_argument_group(
         "models", "as for `detail`; a LoRA is merged, so each set of them is an engine"
     ).add_argument
-    models("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    models("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
-    models("--refiner", type=Path, help="a checkpoint whose UNet refines, without motion module")
-    models("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    models("--checkpoint", type=user_path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    models("--motion-module", type=user_path, help="AnimateDiff motion module, .safetensors")
+    models("--refiner", type=user_path, help="a checkpoint whose UNet refines, without motion module")
+    models("--vae", type=user_path, help="VAE in place of the checkpoint's, .safetensors")
     models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; several")
     models("--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="motion LoRA")
     models("--motion-scale", type=between(0, 100), default=1.0, help="as for `detail`")
@@ -52,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build = parser.add_argument_group("engines").add_argument
     build(
         "--engine-dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
     )
@@ -65,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build(
         "--target-sm", type=parse_sm, metavar="SM", help="build for this GPU generation, such as 89; needs tensorrt_rtx"
     )
-    build("--recipe", default="sd15", help="name, or .toml file, of what is built for which sizes")
+    build("--recipe", type=os.path.expanduser, default="sd15", help="name, or .toml file, of what is built for what")
     build("--precision", choices=("fp16", "bf16", "fp32"), help="of the UNet")
     build("--frames", type=_range, metavar="MIN:OPT:MAX", help="frames of a window")
     build(
@@ -130,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
                 variant = UNetVariant(args.controlnet, args.frame_prompts, args.refittable)
                 digests = Digests(store.folder)
                 jobs = list(jobs_for(files, target, recipe, digests, refiner=args.refiner, variant=variant))
+            _tell_of_fewer_frames(args, display)
             if args.dry_run:
                 lines += _plan_lines(jobs, store, target)
             else:
@@ -163,6 +166,16 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from animdetail_trt.trt.recipe import read_recipe
 
     return read_recipe(args.recipe).changed(args.precision, args.size, args.frames)
+
+
+def _tell_of_fewer_frames(args: argparse.Namespace, display: Display) -> None:
+    from animdetail_trt.models.motion import positions_of
+
+    if args.frames is None or args.motion_module is None:
+        return
+    positions = positions_of(args.motion_module)
+    if args.frames.max > positions:
+        display.note(f"warning: --frames {args.frames}: the motion module, and its engine, see {positions} at most")
 
 
 def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:

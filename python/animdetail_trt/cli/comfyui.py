@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.comfyui.install import install, python_of, uninstall, why_not_importable
 from animdetail_trt.comfyui.swap import swap
 from animdetail_trt.errors import InputError
@@ -19,22 +21,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     installing = actions.add_parser("install", help="write one small file into its custom_nodes")
-    installing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
-    installing.add_argument("--python", type=Path, help="the Python that ComfyUI runs with, to check it")
+    installing.add_argument("comfyui", type=user_path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    installing.add_argument("--python", type=user_path, help="the Python that ComfyUI runs with, to check it")
     installing.set_defaults(run=run_install)
 
     removing = actions.add_parser("uninstall", help="remove that file; all else stays")
-    removing.add_argument("comfyui", type=Path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
+    removing.add_argument("comfyui", type=user_path, metavar="PATH_TO_COMFYUI", help="the folder that holds main.py")
     removing.set_defaults(run=run_uninstall)
 
     swapping = actions.add_parser("swap", help="put our nodes in the place of the Impact Pack's in a workflow")
-    swapping.add_argument("workflow", type=Path, help="JSON, as the menu saves or exports it (API)")
-    swapping.add_argument("-o", "--output", type=Path, help="default: stdout")
+    swapping.add_argument(
+        "workflow",
+        type=user_path,
+        help="JSON, as the menu saves or exports it (API), or a PNG of ComfyUI's that holds it",
+    )
+    swapping.add_argument("-o", "--output", type=user_path, help="default: stdout")
     swapping.add_argument("--back", action="store_true", help="the Impact Pack's nodes in the place of ours")
     swapping.set_defaults(run=run_swap)
 
 
 def run_install(args: argparse.Namespace) -> int:
+    if args.python is not None and shutil.which(args.python) is None:
+        raise InputError(f"--python {args.python} is no program. Give the Python that ComfyUI runs with")
     path, new = install(args.comfyui)
     print(f"{'wrote' if new else 'already there:'} {path}")
     python = args.python or python_of(args.comfyui)
@@ -63,7 +71,7 @@ def run_uninstall(args: argparse.Namespace) -> int:
 
 def run_swap(args: argparse.Namespace) -> int:
     try:
-        workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
+        workflow = json.loads(_read_workflow(args.workflow))
         swapped, count = swap(workflow, back=args.back)
         # In ASCII every title can be written, half of a surrogate pair too.
         text = json.dumps(swapped, indent=2) + "\n"
@@ -76,8 +84,25 @@ def run_swap(args: argparse.Namespace) -> int:
     if args.output is None:
         sys.stdout.write(text)
         return 0
+    if args.output.exists() and args.output.samefile(args.workflow):
+        raise InputError(f"the output {args.output} is the workflow itself. Choose another name")
     check_writable(args.output)
     with staged_file(args.output) as scratch:
         scratch.write_text(text, encoding="ascii")
     print(f"swapped {count} node{'s' if count > 1 else ''}: {args.output}")
     return 0
+
+
+def _read_workflow(path: Path) -> str:
+    """The JSON of a file, or of the picture that ComfyUI put it into. Raises OSError or ValueError."""
+    if path.suffix.lower() != ".png":
+        return path.read_text(encoding="utf-8")
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if "workflow" not in picture.info:
+                raise ValueError("this picture holds none. Save it as JSON in ComfyUI's menu")
+            return str(picture.info["workflow"])
+    except Image.DecompressionBombError as error:
+        raise ValueError(error) from None

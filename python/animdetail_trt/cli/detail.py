@@ -15,8 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_models, load_models
+from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_frames, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -34,18 +35,32 @@ _IMPROVEMENTS = ("round-to-8", "merge-masks", "scale-regions", "follow-motion")
 """Those of ``Improvements`` that a command line can meet: it has no hooks."""
 
 
+_ONLY_WITH = {
+    "mask_shape": ("detect",),
+    "min_confidence": ("detect",),
+    "combined": ("masks",),
+    "bbox_fill": ("masks",),
+    "contour_fill": ("masks",),
+    "drop_size": ("masks",),
+    "crop_factor": ("masks", "detect"),
+    "preview_rows": ("preview",),
+}
+"""Options that say nothing without one of the others."""
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "detail",
         help="detail the segments of a video, an image folder or an image",
+        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks DIR | --detect face) [options]",
         description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
         "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
         formatter_class=_HelpWithDefaults,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument("input", type=Path, metavar="IN", help="video, folder of png/jpg/webp images, or one image")
+    parser.set_defaults(run=run, default_of=parser.get_default)
+    parser.add_argument("input", type=user_path, metavar="IN", help="video, folder of png, jpg, webp images, or one")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT",
+        "-o", "--output", type=user_path, required=True, metavar="OUT",
         help="video (.mp4 .mov .m4v .mkv .webm), folder (no suffix; PNG files) or image",
     )  # fmt: skip
     add_models(parser)
@@ -58,8 +73,8 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("segments", "exactly one of --segs, --masks, --detect")
     add = group.add_argument
     one = group.add_mutually_exclusive_group(required=True).add_argument
-    one("--segs", type=Path, metavar="FILE", help="SEGS file (JSON; the layout is in animdetail_trt.media.segs_file)")
-    one("--masks", type=Path, metavar="DIR", help="folder with one mask image per frame or one for all, or one image")
+    one("--segs", type=user_path, metavar="FILE", help="SEGS file (JSON; README shows one)")
+    one("--masks", type=user_path, metavar="DIR", help="folder of a mask image per frame or one for all, or one image")
     one("--detect", choices=("face",), help="find the segments")
     add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
     add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")
@@ -83,7 +98,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--denoise", type=between(0.0001, 1), default=0.5, help="how much is drawn anew, up to 1")
     add("--guide-size", type=between(64, 16384), default=512, help="pixels that the short side is enlarged to")
     add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side that is")
-    add("--max-size", type=between(64, 16384), default=1024, help="pixels that no side exceeds")
+    add("--max-size", type=between(64, 16384), default=1024, help="pixels where enlarging ends; larger crops stay")
     add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
     add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
     add(
@@ -102,10 +117,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=parse_rate, help="frame rate of a video made of images, such as 8 or 30000/1001")
     add("--no-sound", action="store_true", help="leave the sound out")
     add("--lossless", action="store_true", help="FFV1 in RGB, for .mkv")
-    add("--preview", type=Path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
+    add("--preview", type=user_path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
     add("--preview-rows", type=whole_between(1, 64), default=4, help="frames on it")
-    add("--report", type=Path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
-    add("--save-segs", type=Path, metavar="JSON", help="the segments, to be edited and given to --segs")
+    add("--report", type=user_path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
+    add("--save-segs", type=user_path, metavar="JSON", help="the segments, to be edited and given to --segs")
     add("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -154,12 +169,13 @@ def run(args: argparse.Namespace) -> int:
     from animdetail_trt.media.preview import check_sheet
 
     timings = Timings()
-    with open_display(quiet=args.quiet) as display, log_shown(display):
+    with open_display(quiet=args.quiet) as display, log_shown(display), _out_of_memory_hint():
         with timings.phase("check"), display.phase("checking"), _file_errors():
             source, sink = _check(args)
             find_segs = _segment_finder(args, source)
         with timings.phase("read"), display.phase(f"reading {source.path.name}", source.frame_count or None) as tick:
             clip = source.read(tick)
+        check_frames(args, len(clip.frames))
         with timings.phase("find"), display.phase("finding segments"):
             segs = find_segs(clip)
             if args.preview:
@@ -183,21 +199,22 @@ def _run_models(
     from animdetail_trt.detailer.report import RunReport
     from animdetail_trt.media.segs_file import write_segs
 
+    painted = _scaled(args, clip, segs)
     if args.save_segs:
         write_segs(args.save_segs, segs)
     with timings.phase("load"), display.phase("loading models"):
         models = load_models(args)
-    segs = _steered(_scaled(args, clip, segs), models.controlnet)
+    segs = _steered(segs, models.controlnet)
     report = RunReport()
-    with timings.phase("detail"), _out_of_memory_hint():
+    with timings.phase("detail"):
         frames = _detail(args, clip, segs, models, Observers([display.observer(), report]))
     with timings.phase("write"), display.phase(f"writing {sink.path.name}", len(frames)) as tick:
         sink.write(frames, clip, tick)
     if args.preview:
         with timings.phase("preview"), display.phase("drawing the contact sheet"):
-            _write_preview(args, clip, frames, segs)
+            _write_preview(args, clip, frames, painted)
     if args.report:
-        write_report(args, clip, segs, models.pipe, report, timings.elapsed_ms)
+        write_report(args, clip, painted, models.pipe, report, timings.elapsed_ms)
 
 
 def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
@@ -206,6 +223,7 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     from animdetail_trt.media.clip import open_sink, open_source
     from animdetail_trt.media.staging import check_writable
 
+    _check_effects(args)
     _check_samplers(args)
     check_models(args)
     if args.preview and args.preview.suffix.lower() not in _SHEET_SUFFIXES:
@@ -216,8 +234,17 @@ def _check(args: argparse.Namespace) -> tuple[Source, Sink]:
     if args.save_segs is not None:
         _check_saved_segs(args.save_segs)
     source = open_source(args.input)
+    check_frames(args, len(source.images))  # how many a video has is certain only once it is read
     check_paths_differ(args, source)
     return source, open_sink(args.output, source, fps=args.fps, sound=not args.no_sound, lossless=args.lossless)
+
+
+def _check_effects(args: argparse.Namespace) -> None:
+    """Raise InputError for an option whose value would be passed over; its default is taken for not given."""
+    for name, others in _ONLY_WITH.items():
+        if getattr(args, name) != args.default_of(name) and all(getattr(args, other) is None for other in others):
+            needed = " or ".join(f"--{other}" for other in others)
+            raise InputError(f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out.")
 
 
 def _check_samplers(args: argparse.Namespace) -> None:
@@ -266,13 +293,12 @@ def _improvements(args: argparse.Namespace) -> Improvements | None:
 
 
 def _scaled(args: argparse.Namespace, clip: Clip, segs: SEGS) -> SEGS:
-    """The segments as scale-regions, if it is on, scales them: preview and report then show what is painted."""
+    """The segments as the detailer scales them to the frames: preview and report then show what is painted."""
+    from animdetail_trt.detailer.improvements import REFERENCE
     from animdetail_trt.detailer.plan import scale_segs
 
-    improvements = _improvements(args)
-    if improvements is None or not improvements.scale_regions:
-        return segs
-    return scale_segs(segs, (clip.frames.shape[1], clip.frames.shape[2]), improvements, args.pass_order)
+    frame_size = (clip.frames.shape[1], clip.frames.shape[2])
+    return scale_segs(segs, frame_size, _improvements(args) or REFERENCE, args.pass_order)
 
 
 def _steered(segs: SEGS, controlnet: ControlNetWrapper | None) -> SEGS:
@@ -346,6 +372,6 @@ def _out_of_memory_hint() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UnavailableError(
-            f"out of memory: {error}. "
-            "Use a smaller --max-size or --guide-size, a shorter --context-length, or fewer frames."
+            f"out of memory{f': {error}' if str(error) else ''}. "
+            "Use a smaller --max-size, --guide-size or --crop-factor, a shorter --context-length, or fewer frames."
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from animdetail_trt.cli.numbers import between, whole_at_least
+from animdetail_trt.cli.paths import user_path
 
 if TYPE_CHECKING:
     _Actions: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -19,7 +20,7 @@ def add_parser(commands: _Actions) -> None:
     for add_action in (_add_list, _add_verify, _add_prune, _add_inspect):
         add_action(actions).add_argument(
             "--engine-dir",
-            type=Path,
+            type=user_path,
             metavar="DIR",
             help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
         )
@@ -97,7 +98,7 @@ def _add_inspect(actions: _Actions) -> argparse.ArgumentParser:
 
 
 def _png(text: str) -> Path:
-    path = Path(text)
+    path = user_path(text)
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a chart. Let it end in .png")
     return path

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from animdetail_trt.checks import is_part
 from animdetail_trt.cli.numbers import between, whole_at_least
+from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ REFINER_RATIO = 0.2
 def add_models(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     add = group.add_argument
-    add("--checkpoint", type=Path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    add("--motion-module", type=Path, help="AnimateDiff motion module, .safetensors")
-    add("--vae", type=Path, help="VAE in place of the checkpoint's, .safetensors")
+    add("--checkpoint", type=user_path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
+    add("--motion-module", type=user_path, help="AnimateDiff motion module, .safetensors")
+    add("--vae", type=user_path, help="VAE in place of the checkpoint's, .safetensors")
     add(
         "--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
         help="LoRA, .safetensors, at strength 1 unless another is given; may be given several times",
@@ -44,7 +45,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
     add(
         "--engine-dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="where build-engines put the engines, if not where it does by itself",
     )
@@ -69,7 +70,7 @@ def _add_refiner(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--refiner",
-        type=Path,
+        type=user_path,
         metavar="CHECKPOINT",
         help="a checkpoint whose UNet refines, without motion module; where it has no text encoder, the other's reads",
     )
@@ -108,7 +109,7 @@ def _path_and_numbers(text: str, most: int) -> tuple[Path, list[float]]:
             break
         text = path
         numbers.insert(0, float(number))
-    return Path(text), numbers
+    return user_path(text), numbers
 
 
 def _is_finite(text: str) -> bool:
@@ -132,6 +133,23 @@ def check_models(args: argparse.Namespace) -> None:
         if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
     check_kinds(args)
+
+
+def check_frames(args: argparse.Namespace, count: int) -> None:
+    """Raise InputError where a window of a clip of ``count`` frames is longer than the motion module sees; only its
+    header is read."""
+    from animdetail_trt.models.motion import positions_of
+
+    if args.motion_module is None:
+        return
+    context, positions = _context(args), positions_of(args.motion_module)
+    length = count if context is None else min(context.context_length, count)
+    if length > positions:
+        what = "the clip has" if context is None else "a window has"
+        raise InputError(
+            f"{what} {length} frames, and the motion module sees {positions} at most. "
+            f"Give --context-length {min(16, positions)}: longer clips run as overlapping windows."
+        )
 
 
 def _check_names(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ another output."""
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""
+
+
+def user_path(text: str) -> Path:
+    """An option's path; a shell leaves the ``~`` of ``--checkpoint=~/sd15.safetensors`` as it is."""
+    return Path(os.path.expanduser(text))  # no error for a user that is not there, as Path's has
 
 
 def model_files(args: argparse.Namespace) -> list[NamedFile]:
@@ -59,8 +65,12 @@ def check_kinds(args: argparse.Namespace) -> None:
 
 
 def check_paths_differ(args: argparse.Namespace, source: Source) -> None:
-    """Compare every file that will be written with every file that is read. Raises MediaError for the first clash."""
+    """Compare every file that will be written with every file that is read. Raises MediaError for the first clash, and
+    for an image that the next run would read with those of a folder."""
+    from animdetail_trt.media.images import IMAGE_SUFFIXES
+
     seen = {path.resolve(): name for name, path in _files_read(args, source)}
+    folders = {path.resolve(): name for name, path in _folders_read(args, source)}
     for name, path in _files_written(args, source):
         other = seen.setdefault(path.resolve(), name)
         if other != name:
@@ -68,6 +78,8 @@ def check_paths_differ(args: argparse.Namespace, source: Source) -> None:
         # How many frames a video has may show only in the end; and the next run would take it for a frame.
         if name != "--output" and path.resolve().parent == args.output.resolve():
             raise MediaError(f"{name} {path} lies among the frames of --output. Choose another folder.")
+        if path.suffix.lower() in IMAGE_SUFFIXES and (images := folders.get(path.resolve().parent)):
+            raise MediaError(f"{name} {path} lies among {images}, where the next run would read it. Write elsewhere.")
 
 
 def _files_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]:
@@ -86,6 +98,20 @@ def _files_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]
     for name, path in model_files(args):
         for file in path.rglob("*") if path.is_dir() else [path]:
             yield name, file
+
+
+def _folders_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]:
+    """Those of which every image is read. A SEGS file's masks are taken for such, but where they lie beside it."""
+    from animdetail_trt.media.segs_file import named_masks
+
+    if source.path.is_dir():
+        yield "the frames of IN", source.path
+    if args.masks is not None and args.masks.is_dir():
+        yield "--masks", args.masks
+    if args.segs is not None:
+        for path in named_masks(args.segs):
+            if path.resolve().parent != args.segs.resolve().parent:
+                yield "the masks of --segs", path.parent
 
 
 def _files_written(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]:

@@ -75,7 +75,7 @@ class Display:
 
 
 class Lines(Display):
-    """One line per phase and segment, for logs and pipes."""
+    """One line per phase, segment and tenth step, for logs and pipes."""
 
     note_level = logging.INFO
 
@@ -187,10 +187,10 @@ class _Count(rich.ProgressColumn):
 
 
 class _Left(rich.TimeRemainingColumn):
-    """The time left, in words; nothing once all is done."""
+    """The time left, in words; nothing once all is done, or where nobody knows how much there is to do."""
 
     def render(self, task: rich.Task) -> Text:
-        return Text("") if task.finished else super().render(task).append(" left", style="dim")
+        return Text("") if task.finished or task.total is None else super().render(task).append(" left", style="dim")
 
 
 def _progress(console: Console) -> AbstractContextManager[Progress]:
@@ -210,6 +210,9 @@ def describe_segment(index: int, count: int, label: str, crop_size: tuple[int, i
     return f"segment {index + 1}/{count} {label or 'unnamed'}  {crop_w}x{crop_h} -> {work_w}x{work_h}"
 
 
+_STEPS_PER_LINE = 10
+
+
 class _LineObserver(Observer):
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -223,6 +226,13 @@ class _LineObserver(Observer):
         self._start = time.perf_counter()
         line = describe_segment(index, self._count, label, crop_size, work_size)
         self._console.print(line, highlight=False, markup=False)
+
+    def step(self, index: int, step: int, steps: int) -> None:
+        if step % _STEPS_PER_LINE == 0 and step < steps:
+            elapsed = time.perf_counter() - self._start
+            self._console.print(
+                f"segment {index + 1}/{self._count}: step {step}/{steps}, {elapsed:.1f} s", highlight=False
+            )
 
     def end_segment(self, index: int) -> None:
         elapsed = time.perf_counter() - self._start

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from animdetail_trt.segs import SEGS
 
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "av", "safetensors", "opencv-python-headless")
-_NOT_PARAMETERS = {"run", "quiet", "command_line"}
+_NOT_PARAMETERS = {"run", "default_of", "quiet", "command_line"}
 
 
 def write_report(

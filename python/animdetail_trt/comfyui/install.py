@@ -56,10 +56,15 @@ def install(comfyui: Path) -> tuple[Path, bool]:
 
 
 def uninstall(comfyui: Path) -> list[Path]:
-    """Remove the file and what Python compiled of it -> what was removed; nothing where nothing was installed."""
-    path = _place(comfyui)
+    """Remove the file and what Python compiled of it -> what was removed; nothing where nothing was installed.
+
+    Where the file lies, it does not matter what is left of ComfyUI.
+    """
+    path = comfyui / "custom_nodes" / FILE_NAME
     if os.path.lexists(path):
         _check_ours(path)
+    else:
+        _place(comfyui)
     cache = path.parent / "__pycache__"
     with _refusing("read", cache):
         compiled = sorted(cache.glob(f"{path.stem}.*.pyc"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,6 +13,8 @@ from torch import Tensor
 from animdetail_trt.errors import InputError, MediaError
 from animdetail_trt.media import images, video
 from animdetail_trt.media.staging import check_folder_free, check_writable
+
+logger = logging.getLogger(__name__)
 
 OnFrame = Callable[[int], None]
 
@@ -91,22 +94,44 @@ def open_sink(
     """Decide what ``path`` will be and check that it can be written, before any work is done.
 
     A known video or image suffix says the kind; no suffix, or a folder that exists, means a folder of PNG files.
-    ``fps`` gives images a frame rate; a video keeps its own. Raises MediaError or InputError.
+    ``fps`` gives images a frame rate; a video keeps its own. Raises MediaError or InputError; warns of what no output
+    keeps.
     """
+    sink = _sink(path, source, fps, sound, lossless)
+    _tell_of_loss(source)
+    return sink
+
+
+def _sink(path: Path, source: Source, fps: Fraction | None, sound: bool, lossless: bool) -> Sink:
     suffix = path.suffix.lower()
     if path.exists() and path.samefile(source.path):
         raise MediaError(f"the output {path} is the input itself. Choose another output.")
+    is_image = suffix in images.IMAGE_SUFFIXES
+    if _is_folder(path) or is_image:
+        for flag in ["--lossless"] * lossless + [f"--fps {fps}"] * (fps is not None):
+            raise InputError(f"{flag} is for a video; {path} will hold images. Leave it out, or name a video.")
     if _is_folder(path):
         check_folder_free(path, [file.name for file in written_files(path, source)])
         return Sink(path, "folder")
     check_writable(path)
-    if suffix in images.IMAGE_SUFFIXES:
+    if is_image:
         if source.video or len(source.images) != 1:
             raise MediaError(f"{path} is one image, {source.path} holds many frames. Name a folder or a video.")
         return Sink(path, "image")
     style = _style(source, fps, sound)
     video.check_video_output(path, source.width, source.height, style, lossless)
     return Sink(path, "video", style, lossless)
+
+
+def _tell_of_loss(source: Source) -> None:
+    """Warn where ``source`` (of images, the first) holds more than 8 bits a channel, or what is transparent."""
+    if source.video is not None:
+        bits, has_alpha = source.video.bits, source.video.has_alpha
+    else:
+        bits, has_alpha = images.image_bits(source.images[0]), images.drawn_in_alpha(source.images[:1])
+    lost = [f"{bits} bits a channel"] * (bits > 8) + ["an alpha channel"] * has_alpha
+    if lost:
+        logger.warning("%s holds %s; it is written with 8 bits, without alpha", source.path.name, " and ".join(lost))
 
 
 def written_files(path: Path, source: Source) -> list[Path]:

@@ -6,7 +6,7 @@ even when asked not to, and knows fewer matrices in older PyAV. Only chroma plan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import av
 
 _LIMITED, _FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
+_UNSPECIFIED = 2  # of matrix, primaries and transfer
 
 _KR_KB = {
     1: (0.2126, 0.0722),  # bt709
@@ -46,8 +47,11 @@ class Colour:
 
     @classmethod
     def of_frame(cls, frame: av.VideoFrame, codec: av.VideoCodecContext) -> Colour:
-        if frame.format.is_rgb:  # its tags describe no YUV; what is written from it does
-            return BT709
+        if frame.format.is_rgb:  # its matrix and range describe no YUV; what is written from it does
+            primaries, transfer = int(codec.color_primaries), int(codec.color_trc)
+            unknown = (0, _UNSPECIFIED)
+            tags = 1, _LIMITED, 1 if primaries in unknown else primaries, 1 if transfer in unknown else transfer
+            return replace(BT709, tags=tags)
         matrix, value_range = int(frame.colorspace), int(frame.color_range)
         # The yuvj formats are full range by name, whatever the tag says.
         full_range = value_range == _FULL or frame.format.name.startswith("yuvj")
@@ -56,9 +60,10 @@ class Colour:
         return cls(kr, kb, full_range, tags)
 
     def tag(self, codec: av.VideoCodecContext) -> None:
-        """Write the tags into an encoder's context; an RGB one needs none."""
+        """Write the tags into an encoder's context; of an RGB one, those that say which red, green and blue."""
+        matrix, value_range, codec.color_primaries, codec.color_trc = self.tags
         if codec.pix_fmt != "bgr0":
-            codec.colorspace, codec.color_range, codec.color_primaries, codec.color_trc = self.tags
+            codec.colorspace, codec.color_range = matrix, value_range
 
     @property
     def range(self) -> int:

@@ -55,6 +55,13 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if sideways else (image.width, image.height)
 
 
+def image_bits(path: Path) -> int:
+    """8, or 16 where a channel of the file holds that many; read from the header."""
+    with _opened(path) as image:
+        # Pillow's modes tell it of grey images only, its decoder's arguments (RGB;16B) of all.
+        return 16 if image.mode.startswith("I") or ";16" in str(getattr(image, "tile", "")) else 8
+
+
 def read_images(paths: Sequence[Path], on_frame: Callable[[int], None] | None = None) -> Tensor:
     """float32 (f, h, w, 3) in 0..1, turned upright by EXIF; an alpha channel is dropped.
 

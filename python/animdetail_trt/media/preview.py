@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def check_sheet(path: Path, rows: int, segment_count: int) -> None:
 
 
 def contact_sheet(frames: Sequence[SheetFrame], segs: SEGS, title: str, subtitle: str = "") -> Image.Image:
-    """Draw the sheet: per segment one block, per frame one row. Sizes follow the frame's and the crops' shapes."""
+    """Draw the sheet: per segment one block, per frame one row. Sizes follow the frame's and the crops' shapes, and the
+    words where those are narrower."""
     from PIL import Image, ImageDraw
 
     header, entries = segs
@@ -80,11 +82,16 @@ def contact_sheet(frames: Sequence[SheetFrame], segs: SEGS, title: str, subtitle
     frame_cell = _fit(width, height)
     widest_crop = max((_fit(*p.size)[0] for p in placed), default=frame_cell[0])
     columns = [frame_cell[0], widest_crop, widest_crop, widest_crop, frame_cell[0]]
-    sheet_w = 2 * _EDGE + _LABEL_W + sum(columns) + _GAP * (len(columns) - 1)
+    title_w, subtitle_w = _font(24).getlength(title), _font(14).getlength(subtitle)
+    room = max(_LABEL_W + sum(columns) + _GAP * (len(columns) - 1), math.ceil(title_w), math.ceil(subtitle_w))
+    sheet_w = 2 * _EDGE + room
     sheet = Image.new("RGB", (sheet_w, _sheet_height(len(frames), len(placed))), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_EDGE, _EDGE), title, _TEXT, font=_font(24))
-    draw.text((sheet_w - _EDGE, _EDGE + 9), subtitle, _DIM, font=_font(14), anchor="ra")
+    if title_w + 2 * _EDGE + subtitle_w <= room:
+        draw.text((sheet_w - _EDGE, _EDGE + 9), subtitle, _DIM, font=_font(14), anchor="ra")
+    else:
+        draw.text((_EDGE, _EDGE + 33), subtitle, _DIM, font=_font(14))
 
     lefts = [_EDGE + _LABEL_W + sum(columns[:i]) + _GAP * i for i in range(len(columns))]
     for left, column, heading in zip(lefts, columns, _HEADINGS, strict=True):

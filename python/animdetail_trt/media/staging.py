@@ -100,6 +100,8 @@ def check_folder_free(target: Path, names: Sequence[str]) -> None:
 
 def _check_parent(target: Path) -> None:
     """Raise MediaError unless something can be made beside ``target``, or beside what it links to."""
+    if str(target) == "-":
+        raise MediaError("'-' is no name for an output. Name a file or a folder.")
     with staged_probe(target) as probe:
         if not probe.parent.is_dir():
             raise MediaError(f"cannot write {target}: the folder {probe.parent} does not exist. Make it first.")

@@ -69,6 +69,10 @@ class VideoInfo:
     quarter_turns: int
     """Anticlockwise turns that bring decoded frames upright."""
     style: VideoStyle
+    bits: int
+    """Of a channel, as it is stored; frames are read as 8."""
+    has_alpha: bool
+    """Whether the first frame is transparent anywhere; none of it is read."""
 
 
 def probe_video(path: Path) -> VideoInfo:
@@ -91,7 +95,13 @@ def probe_video(path: Path) -> VideoInfo:
             sound_from=path if container.streams.audio else None,
             start=Fraction(max(container.start_time or 0, 0), 1_000_000),
         )
-        return VideoInfo(path, width, height, stream.frames, turns, style)
+        bits = max(channel.bits for channel in frame.format.components)
+        return VideoInfo(path, width, height, stream.frames, turns, style, bits, _is_transparent(frame))
+
+
+def _is_transparent(frame: av.VideoFrame) -> bool:
+    with_alpha = any(channel.is_alpha for channel in frame.format.components)
+    return with_alpha and int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
 
 
 def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor, list[int]]:
@@ -204,6 +214,8 @@ def _decode(container: InputContainer, stream: av.VideoStream, path: Path) -> It
         for frame in container.decode(stream):
             yield frame
             count += 1
+    except MemoryError:  # one of PyAV's too
+        raise
     except av.error.FFmpegError as error:
         raise MediaError(f"{path} is damaged after frame {count}: {error.strerror}. Export it again.") from error
 
@@ -257,7 +269,10 @@ def _cannot_hold(path: Path, video: str, sound: Sequence[str], error: Exception)
 def _codec(suffix: str, width: int, height: int, lossless: bool) -> tuple[str, str, dict[str, str]]:
     """(codec, pixel format, options) for a container."""
     if suffix not in VIDEO_SUFFIXES:
-        raise MediaError(f"cannot write a {suffix or 'nameless'} video. Use one of {', '.join(VIDEO_SUFFIXES)}.")
+        raise MediaError(
+            f"cannot write a {suffix or 'nameless'} video. Use one of {', '.join(VIDEO_SUFFIXES)}; "
+            "for a folder of that name, make it first."
+        )
     if lossless:
         if suffix != ".mkv":
             raise MediaError(f"lossless video is FFV1, which {suffix} does not hold. Write to .mkv.")
