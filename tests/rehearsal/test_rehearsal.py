@@ -57,7 +57,7 @@ def test_the_benchmark(guard: Path, tmp_path: Path) -> None:
     rehearse(
         guard, "-c",
         "import pretend_cuda; from animdetail_trt.bench import run; from animdetail_trt.cli import main; "
-        f"run.flops_per_ms = lambda device, dtype: 1e8; raise SystemExit(main({command}))",
+        f"run.flops_per_ms = lambda device, dtype, runs: 1e8; raise SystemExit(main({command}))",
     )  # fmt: skip
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["card"]["name"] == "pretended"
