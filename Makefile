@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check --quiet
 SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.txt
-NATIVE := $(shell find csrc tests/harness -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+NATIVE := $(shell find csrc tests/harness tests/rehearsal -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test bench bench-results gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-suite gpu-engines lint format clean

@@ -184,7 +184,6 @@ class Run:
             self.host_copy_bytes_per_ms = max(self.host_copy_bytes_per_ms, copy_bytes_per_ms(runs=runs))
         else:
             self.host_copy_bytes_per_ms = self.rates.copy_bytes_per_ms
-        self.report.document["rates"] = self._told_rates(self.rates)
 
     def _put_floor(self, scenario: dict[str, Any]) -> None:
         work = self.works.get(scenario["name"])
@@ -244,12 +243,13 @@ class Run:
         return measured
 
     def _truth(self, scenario: Scenario, inputs: Inputs) -> Truth:
-        begun = time.monotonic()
         if scenario.kind == "pixels":
-            return Truth(self._first_call(scenario, REFERENCE_WAY, inputs), 0, 0, time.monotonic() - begun)
+            subject = self._first_call(scenario, REFERENCE_WAY, inputs)
+            return Truth(subject, 0, 0, subject.first_call_ms / 1e3)
         cuda = self.device.type == "cuda"
         way = TORCH if self.ways.is_float32 and not cuda else TRUTH  # on a GPU torch runs with other switches
-        job = make_job(scenario, way, self.ways, inputs)
+        job = make_job(scenario, way, self.ways, inputs)  # which may load models
+        begun = time.monotonic()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext():
             output, unet_flops, vae_flops = count_flops(lambda: job.run(0))
         took_s = time.monotonic() - begun
