@@ -23,7 +23,7 @@ from animdetail_trt.bench import run as bench_run
 from animdetail_trt.bench.floors import Rates
 from animdetail_trt.bench.html import page
 from animdetail_trt.bench.job import DeviceReport, Inputs, Job
-from animdetail_trt.bench.pictures import png_of
+from animdetail_trt.bench.pictures import pictures_of, png_of
 from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.scenarios import SUITES, clip
@@ -532,7 +532,7 @@ def a_report() -> Report:
     document["scenarios"][0]["results"].insert(0, reference)
     picture = png_of(torch.rand(3, 8, 8))
     pictures = [{"kind": "clip", "scenario": "clip-16", "backend": "torch", "frame": 8, "largest": 0.1, "gain": 10.0,
-                 "images": [picture] * 3}]  # fmt: skip
+                 "beside": "float32 torch", "images": [picture] * 3}]  # fmt: skip
     return Report(document, pictures)
 
 
@@ -625,13 +625,14 @@ def test_a_bars_line_is_the_rounds_full_range(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_pictures_say_what_ours_is_beside() -> None:
-    report = a_report()
-    report.document["scenarios"] = report.document["scenarios"][:1]
-    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
-    del report.document["scenarios"][0]["results"][0]
-    assert "<figcaption>float32 torch</figcaption>" in page(report)
-    report.pictures[0]["kind"] = "pixels"
-    assert "<figcaption>the reference&#x27;s way</figcaption>" in page(report)
+    frames = torch.rand(8, 3, 8, 8)
+
+    def told(scenario: Any, *ways: str) -> str:
+        return page(Report(a_result(), pictures_of(scenario, dict.fromkeys(ways, frames), frames)))
+
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in told(clip(1, 8, 64, 1), "reference", "torch")
+    assert "<figcaption>float32 torch</figcaption>" in told(clip(1, 8, 64, 1), "torch")
+    assert "<figcaption>the reference&#x27;s way</figcaption>" in told(SUITES["quick"].scenarios[0], "native")
 
 
 def test_a_report_without_results_is_a_page() -> None:

@@ -57,15 +57,22 @@ def engine_failures(
 
 def _require_life(device: torch.device, what: str, failure: Exception, remedy: str) -> None:
     """An error that stays with a CUDA context, as that of a wrong address does, is the answer to every later call."""
-    if device.type != "cuda" or not torch.cuda.is_initialized():
-        return
-    try:
-        torch.cuda.synchronize(device)
-    except Exception:
+    if not answers(device):
         raise LostDeviceError(
             f"{what} failed, and {device} answers nothing any more in this process: {_told(failure)}. "
             f"Start it again. {remedy}, and report this with the output of animdetail-trt doctor"
         ) from failure
+
+
+def answers(device: torch.device) -> bool:
+    """Whether CUDA, where it was used, still does what it is asked. Waits for the device."""
+    if device.type != "cuda" or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except Exception:
+        return False
+    return True
 
 
 def _told(error: Exception) -> str:

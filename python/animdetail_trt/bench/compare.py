@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from animdetail_trt.bench.results import OUT_OF_TIME
 from animdetail_trt.errors import InputError
 
 THRESHOLD = 1.10
 """A time, and a peak of memory, that is more than this many times the old one is a loss."""
-
-OUT_OF_TIME = "too little of the suite's time was left"
-"""How a run begins the reason where it left out a scenario for time."""
 
 _CERTAIN = 0.95
 _ENOUGH_ROUNDS = 6

@@ -18,7 +18,7 @@ from animdetail_trt.bench.tables import (
     speed_cells,
     speed_heads,
 )
-from animdetail_trt.bench.ways import TRUTH, WAYS
+from animdetail_trt.bench.ways import WAYS
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 1080px; margin: 2em auto; padding: 0 1em }
@@ -59,7 +59,7 @@ def page(report: Report) -> str:
                       "What runs both the UNet and the VAE lies below a roof between theirs."),
             *_section("Growth", plots.growth_curves(document), ""),
             _list(growth_lines(document)),
-            "<h2>Pictures</h2>", *(_pictures(pair, _beside(pair, document)) for pair in report.pictures),
+            "<h2>Pictures</h2>", *map(_pictures, report.pictures),
             "<h2>Absent</h2>", _list(absent_lines(document)),
             "</body></html>",
         ]
@@ -102,22 +102,10 @@ def _table(document: dict[str, Any]) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _beside(pair: dict[str, Any], document: dict[str, Any]) -> str:
-    """What ours is shown beside: float32 torch where the reference's way did not run. Of the pixel path that is what
-    all are compared with, timed or not."""
-    ways = {
-        result["backend"]
-        for scenario in document["scenarios"]
-        if scenario["name"] == pair["scenario"]
-        for result in scenario["results"]
-    }
-    return "the reference's way" if pair["kind"] == "pixels" or "reference" in ways else TRUTH
-
-
-def _pictures(pair: dict[str, Any], beside: str) -> str:
+def _pictures(pair: dict[str, Any]) -> str:
     title = f"{pair['scenario']}, frame {pair['frame']}"
     gain = f"times {pair['gain']:.3g}; the largest is {pair['largest']:.2e}" if pair["largest"] else "none"
-    names = (beside, f"ours: {WAYS[pair['backend']]}", f"difference, {gain}")
+    names = (pair["beside"], f"ours: {WAYS[pair['backend']]}", f"difference, {gain}")
     shown = "".join(
         f'<figure><img src="{uri}" alt="{escape(name)}"><figcaption>{escape(name)}</figcaption></figure>'
         for uri, name in zip(pair["images"], names, strict=True)

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from animdetail_trt.errors import UnavailableError
+
+T = TypeVar("T")
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -28,7 +30,7 @@ class Peak:
     device_bytes: int | None
 
 
-def measure_peak(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Peak]:
+def measure_peak(call: Callable[[], T], device: torch.device) -> tuple[T, Peak]:
     """The call's result, and the most that it held at once, its result included."""
     gc.collect()
     _trim()

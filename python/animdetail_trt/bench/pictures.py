@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from animdetail_trt.bench.scenarios import PICTURE_KINDS, Scenario
+from animdetail_trt.bench.ways import TRUTH
 
 
 def pictures_of(scenario: Scenario, outputs: Mapping[str, Tensor], truth: Tensor) -> list[dict[str, Any]]:
@@ -18,13 +19,15 @@ def pictures_of(scenario: Scenario, outputs: Mapping[str, Tensor], truth: Tensor
     if scenario.kind not in PICTURE_KINDS or not ours:
         return []
     middle = scenario.frames // 2
+    # Of the pixel path the truth is what the reference's way made, timed or not.
+    by_reference = "reference" in outputs or scenario.kind == "pixels"
     pair = outputs.get("reference", truth)[middle], outputs[ours[-1]][middle]
     difference = (pair[1] - pair[0]).abs().nan_to_num(1.0)
     largest = float(difference.max())
     gain = min(1 / largest, 1e6) if largest > 0 else 1.0
     return [{
         "kind": scenario.kind, "scenario": scenario.name, "backend": ours[-1], "frame": middle,
-        "largest": largest, "gain": gain,
+        "beside": "the reference's way" if by_reference else TRUTH, "largest": largest, "gain": gain,
         "images": [png_of(picture) for picture in (*pair, difference * gain)],
     }]  # fmt: skip
 

@@ -13,6 +13,8 @@ from animdetail_trt.media.staging import staged_file
 
 JSON_NAME, HTML_NAME, PARTIAL_NAME = "bench.json", "bench.html", "bench.partial.json"
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
+OUT_OF_TIME = "too little of the suite's time was left"
+"""How the reason begins where a scenario was left out for time."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.failures import answers
 from animdetail_trt.bench.floors import (
     Rates,
     WeightBytes,
@@ -32,6 +33,7 @@ from animdetail_trt.bench.memory import Peak, measure_peak, peak_in_own_process
 from animdetail_trt.bench.pictures import pictures_of
 from animdetail_trt.bench.pixel_path import measure_ops
 from animdetail_trt.bench.quality import Quality, compare, far_from_truth, fault_of
+from animdetail_trt.bench.results import OUT_OF_TIME
 from animdetail_trt.bench.scenarios import ALIKE, NODE_KINDS, PICTURE_KINDS, Kind, Scenario, Suite
 from animdetail_trt.bench.timing import CPU, Effort, Times, alternate, time_ms
 from animdetail_trt.bench.ways import TRUTH, WAYS, AbsentError, Ways
@@ -128,7 +130,7 @@ class Run:
         for done, scenario in enumerate(scenarios):
             progress(scenario.name, done, len(scenarios))
             if time.monotonic() + self._least_s(scenario) > self.deadline:
-                reason = "too little of the suite's time was left; --minutes gives it more"
+                reason = f"{OUT_OF_TIME}; --minutes gives it more"
                 document["left_out"].append({"scenario": scenario.name, "reason": reason})
                 continue
             try:
@@ -284,27 +286,21 @@ class Run:
 
     def _warm(self, scenario: Scenario, way: str, inputs: Inputs, truth: Truth) -> Subject:
         """Called once or, where that does not take long, twice; the last call's memory is measured."""
-        if way == truth.subject.way:
-            subject = truth.subject
-        elif truth.took_s <= LONG_S or _on_host(scenario.kind, way):
-            subject = self._first_call(scenario, way, inputs)
-        else:
-            made: list[Subject] = []
 
-            def call() -> Tensor:
-                made.append(self._first_call(scenario, way, inputs))
-                return made[0].output
+        def first() -> Subject:
+            return truth.subject if way == truth.subject.way else self._first_call(scenario, way, inputs)
 
-            _, peak = measure_peak(call, self.device)
-            made[0].peak = peak
-            return made[0]
         if _on_host(scenario.kind, way):
-            subject.peak = peak_in_own_process(self.suite.name, scenario.name, way, torch.get_num_threads())
+            subject = first()
+            peak = peak_in_own_process(self.suite.name, scenario.name, way, torch.get_num_threads())
+        elif truth.took_s > LONG_S and way != truth.subject.way:
+            subject, peak = measure_peak(first, self.device)
         else:
-            output, subject.peak = measure_peak(lambda: subject.job.run(0), self.device)
+            subject = first()
+            output, peak = measure_peak(lambda: subject.job.run(0), self.device)
             subject.output = _frames(scenario, output)
-        if way == "onnxruntime":  # whose arena keeps what the first call took
-            subject.peak = replace(subject.peak, host_bytes=None)
+        # onnxruntime's arena keeps what earlier calls took.
+        subject.peak = replace(peak, host_bytes=None) if way == "onnxruntime" else peak
         return subject
 
     def _judge(self, scenario: Scenario, subject: Subject, truth: Tensor) -> None:
@@ -325,7 +321,7 @@ class Run:
 
     def _fail(self, scenario: Scenario, way: str, error: Exception) -> None:
         """An error that nobody foresaw fails the run and ends what it came from; where no other could go on, all."""
-        if isinstance(error, LostDeviceError) or not _answers(self.device):
+        if isinstance(error, LostDeviceError) or not answers(self.device):
             raise error
         self._tell_failure(scenario, way, _reason(error))
 
@@ -368,15 +364,6 @@ def _is_expected(error: BaseException) -> bool:
     """What is told of a way or a scenario that cannot run here; anything else is a fault."""
     known = isinstance(error, AnimDetailError) and not isinstance(error, LostDeviceError)
     return known or is_out_of_memory(error)
-
-
-def _answers(device: torch.device) -> bool:
-    try:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    except RuntimeError:
-        return False
-    return True
 
 
 def _reason(error: BaseException) -> str:
