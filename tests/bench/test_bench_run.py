@@ -28,6 +28,7 @@ from animdetail_trt.bench.results import SCHEMA_PATH
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.scenarios import SUITES, clip
 from animdetail_trt.bench.tables import show_result
+from animdetail_trt.bench.timing import Effort
 from animdetail_trt.bench.ways import WAYS, AbsentError, Models, Ways, watched
 from animdetail_trt.bench.workload import covered_whole, make_segments
 from animdetail_trt.cli import bench as bench_command
@@ -143,6 +144,25 @@ def test_what_nobody_foresaw_ends_one_way_and_fails_the_run(
     assert [one["backend"] for one in document["failures"]] == ["reference", "reference"]
     assert "invalid configuration argument" in document["failures"][0]["reason"]
     assert [[one["backend"] for one in each["results"]] for each in document["scenarios"]] == [["torch"]] * 2
+
+
+def test_long_calls_are_warmed_once_and_timed_twice(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_job, calls = bench_run.make_job, list[str]()
+
+    def counting(scenario: Any, way: str, *others: Any) -> Job:
+        job = make_job(scenario, way, *others)
+        return replace(job, run=lambda number: calls.append(way) or job.run(number))
+
+    monkeypatch.setattr(bench_run, "make_job", counting)
+    monkeypatch.setattr(bench_run, "LONG_S", 0.0)
+    monkeypatch.setattr(bench_run, "VERY_LONG_S", 0.0)
+    monkeypatch.setitem(SUITES, "quick", replace(SUITES["quick"], effort=Effort(3, 15, 0.0)))
+    assert bench(run, tmp_path, "--scenario", "vae-encode-*", "--backend", "reference").code == 0
+    (scenario,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]
+    (one,) = scenario["results"]
+    assert calls.count("reference") == 1 + len(one["runs_ms"]) == 3
+    assert one["peak_host_bytes"] > 0
+    assert one["quality"]["psnr_db"] > 60
 
 
 def test_operations_are_counted_whatever_ways_there_are(run: Run, tmp_path: Path) -> None:
