@@ -18,7 +18,7 @@ from animdetail_trt.media.clip import open_source
 from animdetail_trt.media.segs_file import read_segs
 from animdetail_trt.media.video import probe_video, read_video
 from animdetail_trt.sampling import ContextOptions
-from clips import CROP, patches, sound_packets, write_mask
+from clips import CROP, make_video, patches, sound_packets, write_mask
 
 
 def inverted(frames: torch.Tensor, region: tuple[int, int, int, int] = CROP) -> torch.Tensor:
@@ -113,6 +113,22 @@ def test_one_mask_per_frame_and_a_video_out_of_images(
     [seg] = fake_models.detailed[0]["segs"][1]
     assert len(seg.cropped_mask) == 5
     assert probe_video(tmp_path / "out.mp4").style.rate == 12
+
+
+def test_masks_out_of_a_video(
+    run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    pictures = np.zeros((5, 48, 64, 3), np.uint8)
+    for index in range(5):
+        pictures[index, 10:30, 20 + index : 40 + index] = 255
+        write_mask(tmp_path / "images" / f"m{index}.png", (64, 48), (20 + index, 10, 40 + index, 30))
+    masks = make_video(tmp_path / "masks.mkv", pictures, codec="ffv1", pix_fmt="bgr0")
+    for given in (masks, tmp_path / "images"):
+        outcome = run("detail", folder, "-o", tmp_path / "out", "--checkpoint", checkpoint, "--masks", given)
+        assert outcome.code == 0, outcome.err
+    (of_video,), (of_images,) = (call["segs"][1] for call in fake_models.detailed)
+    assert of_video.crop_region == of_images.crop_region
+    assert torch.equal(of_video.cropped_mask, of_images.cropped_mask)
 
 
 def test_quiet_says_only_the_result(

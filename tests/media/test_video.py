@@ -21,6 +21,7 @@ from animdetail_trt.media.video import (
     _decode,
     check_video_output,
     probe_video,
+    read_mask_video,
     read_video,
     write_video,
 )
@@ -49,6 +50,31 @@ def test_reads_what_was_encoded(tmp_path: Path) -> None:
     assert frames.dtype == torch.float32
     assert torch.equal(frames, torch.from_numpy(pictures).float() / 255)
     assert stamps == [0, 40, 80]  # Matroska counts milliseconds
+
+
+def test_masks_of_a_lossless_video_are_its_luminance(tmp_path: Path) -> None:
+    pictures = patches(64, 48, 3)
+    pictures[1] //= 20  # nearly black
+    path = make_video(tmp_path / "masks.mkv", pictures, codec="ffv1", pix_fmt="bgr0")
+    masks = read_mask_video(probe_video(path))
+    red, green, blue = torch.from_numpy(pictures).float().unbind(-1)
+    luminance = (0.299 * red + 0.587 * green + 0.114 * blue) / 255  # ITU-R BT.601, as Pillow's "L"
+    shown = luminance >= 1 / 16
+    assert shown.any()
+    assert not shown.all()
+    assert torch.equal(masks > 0, shown)
+    torch.testing.assert_close(masks[shown], luminance[shown], atol=1 / 255, rtol=0)
+
+
+def test_what_an_encoder_leaves_around_a_mask_is_no_mask(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:96, :128]
+    discs = [(rows - 48) ** 2 + (columns - 40 - 3 * i) ** 2 < 20**2 for i in range(8)]
+    pictures = np.stack([disc[..., None].repeat(3, 2) * np.uint8(255) for disc in discs])
+    info = probe_video(make_video(tmp_path / "masks.mp4", pictures, qp=30))
+    drawn = torch.from_numpy(pictures[..., 0]) > 0
+    noisy, masks = read_video(info)[0].amax(-1), read_mask_video(info)
+    assert masks[drawn].mean() > 0.99
+    assert (masks[~drawn] > 0).sum() < (noisy[~drawn] > 0).sum() / 20
 
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 48), (64, 47), (17, 33)])

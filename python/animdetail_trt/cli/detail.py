@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "detail",
         help="detail the segments of a video, an image folder or an image",
-        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks DIR | --detect face) [options]",
+        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks PATH | --detect face) [options]",
         description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
         "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
         formatter_class=_HelpWithDefaults,
@@ -74,7 +74,12 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     one = group.add_mutually_exclusive_group(required=True).add_argument
     one("--segs", type=user_path, metavar="FILE", help="SEGS file (JSON; README shows one)")
-    one("--masks", type=user_path, metavar="DIR", help="folder of a mask image per frame or one for all, or one image")
+    one(
+        "--masks",
+        type=user_path,
+        metavar="PATH",
+        help="white on black: a video or a folder of images, one per frame, or an image for all",
+    )
     one("--detect", choices=("face",), help="find the segments")
     add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
     add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,18 @@ def file_finder(path: Path) -> Finder:
 
 def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) -> Finder:
     """One mask per frame, or one for all; all of the frames' size. ``options`` go to MaskToSEGS_for_AnimateDiff."""
-    from animdetail_trt.media.images import list_images, read_masks
+    from animdetail_trt.media.clip import open_source
 
     if not path.exists():
         raise MediaError(f"--masks {path} does not exist. Check the path.")
-    paths = list_images(path) if path.is_dir() else [path]
-    masks = read_masks(paths)
-    count, height, width = masks.shape
-    if (width, height) != (source.width, source.height):
+    drawn = open_source(path)
+    if (drawn.width, drawn.height) != (source.width, source.height):
         raise MediaError(
-            f"the masks in {path} are {width}x{height}, the frames of {source.path} {source.width}x{source.height}. "
-            "Make the masks in the frames' size."
+            f"the masks in {path} are {drawn.width}x{drawn.height}, the frames of {source.path} "
+            f"{source.width}x{source.height}. Make the masks in the frames' size."
         )
+    masks = drawn.read_masks()
+    count = len(masks)
 
     def find(clip: Clip) -> SEGS:
         from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff
@@ -51,21 +51,20 @@ def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) 
             )
         (segs,) = MaskToSEGS_for_AnimateDiff.doit(masks, drop_size=drop_size, **options)
         if not segs[1]:
-            raise InputError(f"the masks in {path} {_why_none(paths, masks, drop_size)}")
+            raise InputError(f"the masks in {path} {_why_none(drawn, masks, drop_size)}")
         return segs
 
     return find
 
 
-def _why_none(paths: Sequence[Path], masks: Tensor, drop_size: int) -> str:
+def _why_none(drawn: Source, masks: Tensor, drop_size: int) -> str:
     """What is said of masks (n, h, w) that hold no region."""
     from animdetail_trt.detailer.mask_to_segs import DARKEST_KEPT
-    from animdetail_trt.media.images import drawn_in_alpha
 
     brightest = float(masks.max())
     if brightest > (DARKEST_KEPT if len(masks) == 1 else 0):
         return f"hold no region larger than {drop_size} pixels. Lower --drop-size."
-    if brightest == 0 and drawn_in_alpha(paths):
+    if brightest == 0 and drawn.is_transparent():
         return "are black, and drawn in their alpha channel, which is not read. Save them as white on black."
     told = "are all black" if brightest == 0 else f"are too dark: their brightest pixel is {255 * brightest:.0f} of 255"
     return f"{told}. Draw what is to be detailed in white."

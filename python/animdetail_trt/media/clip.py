@@ -38,6 +38,14 @@ class Source:
         frames, stamps = video.read_video(self.video, on_frame)
         return Clip(frames, self, tuple(stamps))
 
+    def read_masks(self) -> Tensor:
+        """MASK: float32 (f, h, w) in 0..1, the luminance of all frames. Raises MediaError as ``read``."""
+        return images.read_masks(self.images) if self.video is None else video.read_mask_video(self.video)
+
+    def is_transparent(self) -> bool:
+        """Whether an image is not equally opaque everywhere, or a video's first frame not opaque."""
+        return images.drawn_in_alpha(self.images) if self.video is None else self.video.has_alpha
+
 
 @dataclass(frozen=True)
 class Clip:

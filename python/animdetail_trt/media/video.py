@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from animdetail_trt.errors import MediaError
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
 """What can be written; anything that FFmpeg knows can be read."""
+
+_ENCODING_NOISE = 1 / 16
+"""Of white: what a lossy encoder leaves of black around an edge is darker."""
 
 OnFrame = Callable[[int], None]
 """Called with the number of frames done so far."""
@@ -109,11 +113,31 @@ def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor
 
     Time stamps count from ``info.style.start`` and rise strictly; where the file's do not, constant-rate ones are made.
     """
+    pictures, stamps = _read(info, lambda rgb: rgb, on_frame)
+    return pictures, _rising(stamps, info.style)
+
+
+def read_mask_video(info: VideoInfo) -> Tensor:
+    """MASK: float32 (f, h, w) in 0..1, the luminance of each frame; what is nearly black is taken for black."""
+    masks, _ = _read(info, _luminance)
+    return torch.where(masks < _ENCODING_NOISE, 0.0, masks)[..., 0]
+
+
+def _luminance(rgb: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
+
+
+def _read(
+    info: VideoInfo, convert: Callable[[np.ndarray], np.ndarray], on_frame: OnFrame | None = None
+) -> tuple[Tensor, list[int | None]]:
+    """Every frame's uint8 (h, w, 3) converted, stacked as floats, and their time stamps as they are in the file."""
     pictures: list[np.ndarray] = []
     stamps: list[int | None] = []
     with _open_video(info.path) as (container, stream):
         for frame in _decode(container, stream, info.path):
-            pictures.append(np.rot90(to_rgb(frame, info.style.colour), info.quarter_turns))
+            pictures.append(np.rot90(convert(to_rgb(frame, info.style.colour)), info.quarter_turns))
             stamps.append(frame.pts)
             if pictures[-1].shape != pictures[0].shape:
                 raise MediaError(
@@ -123,7 +147,7 @@ def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor
             if on_frame:
                 on_frame(len(pictures))
         _check_whole(stream, stamps, info)
-    return to_float(pictures), _rising(stamps, info.style)
+    return to_float(pictures), stamps
 
 
 def write_video(
