@@ -248,6 +248,19 @@ def test_wrong_refiners_and_controlnets(refused: Callable[..., str], tmp_path: P
     assert "is a folder; a ControlNet is a .safetensors file" in refused(controlnet=f"{tmp_path}:0.5")
 
 
+def test_wrong_textual_inversions(refused: Callable[..., str], tmp_path: Path) -> None:
+    hands, lora = tmp_path / "bad-hands.safetensors", tmp_path / "lora.safetensors"
+    save_file({"emb_params": np.zeros((2, 64), np.float32)}, hands)
+    save_file({"lora_unet_mid.lora_up.weight": np.zeros(1)}, lora)
+    assert "cannot be used as a textual inversion: it is a LoRA" in refused(embedding=lora, prompt="embedding:lora")
+    assert "does not exist" in refused(embedding=tmp_path / "none.safetensors")
+    for negative in ("", "bad-hands", "embedding:bad-feet"):
+        message = "bad-hands.safetensors is in no prompt. Write embedding:bad-hands there, or leave it out."
+        assert message in refused(embedding=hands, negative=negative)
+    assert "in no prompt" not in refused(embedding=hands, negative="(embedding:bad-hands:1.2)", steps=0)
+    assert "it is a textual inversion embedding. Give it as a textual inversion: --embedding" in refused(vae=hands)
+
+
 def test_options_of_a_refiner_that_is_not_there(refused: Callable[..., str], tmp_path: Path) -> None:
     for name, value in (("ratio", 0), ("prompt", ""), ("negative", "blur"), ("lora", tmp_path / "none")):
         message = f"--refiner-{name} needs a refiner. Give one with --refiner CHECKPOINT."

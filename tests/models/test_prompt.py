@@ -98,7 +98,7 @@ def test_a_long_run_is_split_and_a_short_one_moves():
     assert {token for chunk in tokenize("cat " * 160) for token in content(chunk)} == {cat}
 
 
-def test_an_embedding_is_text_in_a_run_of_its_own():
+def test_an_embedding_without_its_file_is_text_in_a_run_of_its_own():
     name = encode_text("embedding:abc")
     assert 1 < len(name) < 8
     first, second = tokenize("cat " * 74 + "embedding:abc")
@@ -113,13 +113,13 @@ def test_an_embedding_is_text_in_a_run_of_its_own():
         ("no embedding: a <b:c> lora:x", []),
         (
             "embedding:EasyNegative, (embedding:bad-hands:1.2) cat",
-            ["words: embedding:EasyNegative, embedding:bad-hands"],
+            ["as words: embedding:EasyNegative, embedding:bad-hands. Give load_pipe embeddings="],
         ),
         (
             "cat <lora:film grain:0.8> <lyco:x:1>",
             ["as words: <lora:film grain:0.8>, <lyco:x:1>. Give load_pipe loras="],
         ),
-        ("embedding:a <lora:b:1>", ["inversions are not read", "a LoRA in a prompt"]),
+        ("embedding:a <lora:b:1>", ["inversions are encoded as words", "a LoRA in a prompt"]),
     ],
 )
 def test_files_named_in_a_prompt_are_told(caplog, prompt, told):

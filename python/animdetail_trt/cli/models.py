@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +34,10 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     add(
         "--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
         help="motion LoRA for the motion module, in the same way",
+    )  # fmt: skip
+    add(
+        "--embedding", type=user_path, action="append", default=[], metavar="FILE",
+        help="textual inversion, .safetensors, for embedding:NAME in a prompt, NAME being the file's; several times",
     )  # fmt: skip
     add(
         "--controlnet", type=parse_controlnet, action="append", default=[], metavar="FILE[:STRENGTH[:START[:END]]]",
@@ -133,6 +138,18 @@ def check_models(args: argparse.Namespace) -> None:
         if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
     check_kinds(args)
+    _check_embeddings(args)
+
+
+def _check_embeddings(args: argparse.Namespace) -> None:
+    """Raise InputError for a textual inversion that no prompt names."""
+    from animdetail_trt.models.prompt import file_stem
+
+    prompts = (args.prompt, args.negative, args.refiner_prompt, args.refiner_negative)
+    for path in args.embedding:
+        name = file_stem(path.name)
+        if not any(re.search(rf"embedding:\S*{re.escape(name)}", prompt or "") for prompt in prompts):
+            raise InputError(f"--embedding {path} is in no prompt. Write embedding:{name} there, or leave it out.")
 
 
 def check_frames(args: argparse.Namespace, count: int) -> None:
@@ -195,6 +212,7 @@ def load_models(args: argparse.Namespace) -> Models:
     shared = {
         "beta_schedule": args.beta_schedule, "context": _context(args), "dtype": args.dtype, "backend": args.backend,
         "engine_dir": args.engine_dir, "vram_budget": None if args.vram_budget is None else int(args.vram_budget * 1e9),
+        "embeddings": args.embedding,
     }  # fmt: skip
     pipe = load_pipe(
         args.checkpoint, motion_module=args.motion_module, vae=args.vae, loras=args.lora, motion_loras=args.motion_lora,

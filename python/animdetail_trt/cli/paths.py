@@ -29,6 +29,7 @@ def model_files(args: argparse.Namespace) -> list[NamedFile]:
     files = [("--checkpoint", args.checkpoint), ("--motion-module", args.motion_module), ("--vae", args.vae)]
     files += [("--lora", path) for path, _ in args.lora]
     files += [("--motion-lora", path) for path, _ in args.motion_lora]
+    files += [("--embedding", path) for path in args.embedding]
     files += [("--controlnet", path) for path, *_ in args.controlnet]
     files += [("--refiner", args.refiner), *(("--refiner-lora", path) for path, _ in args.refiner_lora)]
     return [(name, path) for name, path in files if path is not None]
@@ -43,6 +44,7 @@ _USES: dict[str, tuple[tuple[Kind, ...], str]] = {
     "lora": (("lora",), "a LoRA"),
     "refiner_lora": (("lora",), "a LoRA"),
     "motion_lora": (("motion-lora",), "a motion LoRA"),
+    "embedding": (("embedding", "unknown"), "a textual inversion"),
     "controlnet": (("controlnet",), "a ControlNet"),
 }
 
@@ -54,8 +56,9 @@ def check_kinds(args: argparse.Namespace) -> None:
 
     for option, (kinds, purpose) in _USES.items():
         given = getattr(args, option, None)
-        several = [path for path, *_ in given] if isinstance(given, list) else [given]
-        for path in several:
+        several = given if isinstance(given, list) else [given]
+        for one in several:
+            path = one[0] if isinstance(one, tuple) else one  # with strengths, or without
             if not isinstance(path, Path):  # not given; or the switch --controlnet of build-engines
                 continue
             if not path.is_dir():

@@ -68,7 +68,8 @@ def _safetensors_file(path: Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is read, so it is refused. "
             "Convert it once, in a place that you trust: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'out.safetensors')"
+            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'out.safetensors'), with "
+            "'string_to_param' in place of 'state_dict' for a textual inversion"
         )
     from safetensors import SafetensorError, safe_open
 
@@ -167,6 +168,7 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
         "motion-lora": "Give it as a motion LoRA: --motion-lora FILE, or motion_loras=[(path, strength)]",
         "controlnet": "Give it as a ControlNet: detail --controlnet FILE, or ControlNetWrapper(load_controlnet(path))",
         "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
+        "embedding": "Give it as a textual inversion: --embedding FILE, or embeddings=[path]",
         "vae": "Give it as the VAE: --vae FILE, or vae=path",
         "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
         "sd15": "Give it as the checkpoint: --checkpoint FILE, or load_pipe(path)",

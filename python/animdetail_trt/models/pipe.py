@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from animdetail_trt.backends.select import choose_backend, choose_device, choose
 from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import InputError
 from animdetail_trt.models.checkpoint import expanded, reading
+from animdetail_trt.models.embeddings import read_embeddings
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.lora import LoraFiles
 from animdetail_trt.models.motion import MotionModule
@@ -74,6 +76,7 @@ def load_pipe(
     vae: str | Path | VaeRunner | None = None,
     loras: LoraFiles = (),
     motion_loras: LoraFiles = (),
+    embeddings: Sequence[str | Path] = (),
     motion_scale: float = 1.0,
     motion_effect: float = 1.0,
     beta_schedule: str = "autoselect",
@@ -93,6 +96,7 @@ def load_pipe(
     loras: ``[(path, strength), ...]``, merged in order into the UNet and the text encoder: LoRA, LoCon, LoHa, LoKr or
         DoRA in kohya's, diffusers' or peft's names; how much of a file found its place is logged
     motion_loras: the same, merged into the motion module
+    embeddings: textual inversions, ``[path, ...]``; ``embedding:NAME`` in a prompt is the file of that name
     motion_scale: of the motion module's attention keys: more is more motion; motion_effect: 0 none of it, 1 all of it
     beta_schedule: the noise levels; by default those that the motion module was trained on, see BETA_SCHEDULES
     context: windows for clips longer than the motion module's positions
@@ -127,6 +131,7 @@ def load_pipe(
     if (backend, device, torch_device.type) == ("auto", "auto", "cpu"):
         logger.info("the models run in torch on the CPU: torch sees no CUDA device")
 
+    words = read_embeddings(embeddings)
     motion = files.read_motion()
     parts = files.read_parts(needs_vae=vae_runner is None)
     engine_dir = None if engine_dir is None else expanded(engine_dir)
@@ -136,7 +141,9 @@ def load_pipe(
     clip = None
     if parts.text is not None:
         with reading(str(checkpoint)):
-            clip = ClipText.from_state_dict(parts.text, device=torch_device, dtype=dtype, num_heads=parts.text_heads)
+            clip = ClipText.from_state_dict(
+                parts.text, device=torch_device, dtype=dtype, num_heads=parts.text_heads, embeddings=words
+            )
     model = DiffusionModel(unet, model_sampling_for(motion, beta_schedule), context)
     return BasicPipe(model, clip, vae_runner, None, None)
 

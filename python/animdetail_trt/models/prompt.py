@@ -6,7 +6,7 @@ import gzip
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, TypeAlias
@@ -20,41 +20,75 @@ logger = logging.getLogger(__name__)
 
 Token: TypeAlias = tuple[int, float]
 """(id, weight)"""
+Embeddings: TypeAlias = Mapping[str, Sequence[int]]
+"""Textual inversions by name: the ids of their vectors, behind the vocabulary's."""
 
 START, END = 49406, 49407
 CHUNK_TOKENS = 77  # start, 75 of the prompt, end
 SPLIT_TOKENS = 8  # a run of tokens as long as this is split where a chunk ends, a shorter one moves to the next chunk
 NESTED_WEIGHT = 1.1
 
-# What other programs read in a prompt that names a file; here it is text.
-_EMBEDDING = re.compile(r"(?:^|(?<=[\s(,]))embedding:[^\s(),:]+")
+_EMBEDDING = "embedding:"
+_EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin")
+# What names a file that was not given, or that is given elsewhere.
+_EMBEDDINGS = re.compile(r"(?:^|(?<=[\s(,]))embedding:[^\s(),:]+")
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 # Escaped parentheses wait as code points that Unicode reserves for uses like this one.
 _ESCAPED = {r"\(": "\ufdd0", r"\)": "\ufdd1"}
 
 
-def tokenize(prompt: str) -> list[list[Token]]:
+def tokenize(prompt: str, embeddings: Embeddings | None = None) -> list[list[Token]]:
     """The prompt as chunks of exactly 77 (id, weight), each starting with 49406 and filled up with 49407.
 
     ``(text:1.3)`` sets a weight, ``(text)`` multiplies the weight around it by 1.1, ``\\(`` and ``\\)`` are plain
-    parentheses. Whatever does not parse, such as a parenthesis without its other half, is text. So are textual
-    inversions and LoRAs, of which a warning is logged.
+    parentheses. ``embedding:NAME``, at the start of a text or behind a space, stands for the textual inversion of that
+    name; one that is not among those given is left out, and where none is given it is text. Whatever does not parse,
+    such as a parenthesis without its other half, is text, and so are LoRAs. Of files that are not read a warning is
+    logged.
     """
     if not isinstance(prompt, str):
         raise InputError(f"a prompt is text; this one is a {type(prompt).__name__}: {prompt!r:.80}")
-    _note_files(prompt)
+    _note_files(prompt, embeddings)
     runs = (
-        [(token, weight) for token in encode_text(part)]
+        [(token, weight) for token in run]
         for text, weight in weighted_segments(prompt)
-        # A textual inversion starts a run of its own, also where, as here, none is installed and it is read as text.
-        for part in re.split(r"(?<=[ \n])(?=embedding:)", text)
+        for part in re.split(rf"[ \n](?={_EMBEDDING})", text)
+        for run in _runs(part, embeddings)
     )
     return [[(START, 1.0), *chunk, *[(END, 1.0)] * (CHUNK_TOKENS - 1 - len(chunk))] for chunk in _fill_chunks(runs)]
 
 
-def _note_files(prompt: str) -> None:
-    if names := _EMBEDDING.findall(prompt):
-        logger.warning("textual inversions are not read, their names are encoded as words: %s", ", ".join(names))
+def _runs(text: str, embeddings: Embeddings | None) -> Iterator[Sequence[int]]:
+    """The ids of a textual inversion that ``text`` begins with, and those of its words."""
+    if embeddings and text.startswith(_EMBEDDING):
+        name, *words = text.removeprefix(_EMBEDDING).split() or [""]
+        found = embeddings.get(file_stem(name))
+        if found is None and (bare := name.strip(",")) != name:
+            found = embeddings.get(file_stem(bare))
+            words.insert(0, name[len(bare) :])
+        if found is None:
+            logger.warning(
+                "embedding:%s is left out of the prompt: the textual inversions given are %s. A space ends a name",
+                name, ", ".join(embeddings),
+            )  # fmt: skip
+        yield found or ()
+        text = " ".join(words)
+    yield encode_text(text)
+
+
+def file_stem(name: str) -> str:
+    """What a textual inversion is called: its file's name, without folder and suffix."""
+    name = re.split(r"[/\\]", name)[-1]
+    return next((name.removesuffix(suffix) for suffix in _EMBEDDING_SUFFIXES if name.endswith(suffix)), name)
+
+
+def _note_files(prompt: str, embeddings: Embeddings | None) -> None:
+    if not embeddings and (names := _EMBEDDINGS.findall(prompt)):
+        logger.warning(
+            "textual inversions are encoded as words: %s. Give load_pipe embeddings=[path], or the command line "
+            "--embedding FILE",
+            ", ".join(names),
+        )
     if names := _LORA.findall(prompt):
         logger.warning(
             "a LoRA in a prompt is encoded as words: %s. Give load_pipe loras=[(path, strength)], or the command line "

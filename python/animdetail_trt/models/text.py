@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import Placement, load_exactly
-from animdetail_trt.models.prompt import CHUNK_TOKENS, END, START, Token, tokenize
+from animdetail_trt.models.prompt import CHUNK_TOKENS, END, START, Embeddings, Token, tokenize
 
 # Where a text encoder lies in a file: single-file checkpoints, their merges that lost a level, transformers folders.
 _PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.", "text_model.", "")
@@ -22,9 +22,10 @@ _EMPTY_CHUNK: list[Token] = [(START, 1.0)] + [(END, 1.0)] * (CHUNK_TOKENS - 1)
 class ClipText:
     """Prompts to conditioning. Built by ``from_state_dict``."""
 
-    def __init__(self, model: nn.Module, layer_count: int) -> None:
+    def __init__(self, model: nn.Module, layer_count: int, embeddings: Embeddings) -> None:
         self.model = model
         self.layer_count = layer_count
+        self.embeddings = embeddings
 
     @classmethod
     def from_state_dict(
@@ -34,21 +35,23 @@ class ClipText:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         num_heads: int | None = None,
+        embeddings: Mapping[str, Tensor] | None = None,
     ) -> ClipText:
         """Build the encoder that these tensors were saved from; sizes are read from their shapes.
 
         tensors: a whole checkpoint or a text encoder alone, in the LDM or the transformers layout; others are skipped
         num_heads: attention heads, which no shape shows; by default ``guess_head_count``
+        embeddings: textual inversions by name, (n, d) each, for ``embedding:NAME`` in a prompt
         Raises CheckpointError where there is no such encoder, or a tensor is missing, unknown or of another shape.
         """
-        weights = _find_weights(tensors)
+        weights, ids = _with_rows(_find_weights(tensors), embeddings or {})
         model, layer_count = _build(weights, num_heads)
         # Loaded below the level that transformers 5 took away from CLIPTextModel.
         inner: Any = getattr(model, "text_model", model)
         load_exactly(inner, weights, "the text encoder", Placement(torch.device(device), dtype))
         positions = inner.embeddings.position_embedding.weight.shape[0]
         inner.embeddings.position_ids = torch.arange(positions, device=device).unsqueeze(0)
-        return cls(model.eval(), layer_count)
+        return cls(model.eval(), layer_count, ids)
 
     @torch.no_grad()
     def encode(self, text: str, *, clip_skip: int | None = None) -> tuple[Tensor, Tensor]:
@@ -61,7 +64,7 @@ class ClipText:
         A token of weight w lies at ``empty + w * (token - empty)``, empty being the empty prompt's output there.
         """
         skip = self._layers_from_end(clip_skip)
-        chunks = tokenize(text)
+        chunks = tokenize(text, self.embeddings)
         weights = torch.tensor([[weight for _, weight in chunk] for chunk in chunks])  # (chunks, 77)
         weighted = bool((weights != 1).any())
         hidden, pooled = self._run([*chunks, _EMPTY_CHUNK] if weighted else chunks, skip)
@@ -120,6 +123,23 @@ def _find_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Position numbers 0..76, saved by older versions; models with a VAE beside them have an "encoder." too.
         if name.startswith(parts) and name != "embeddings.position_ids"
     }
+
+
+def _with_rows(
+    weights: dict[str, Tensor], embeddings: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, range]]:
+    """The weights with the vectors of ``embeddings`` behind the table of tokens, and their ids there."""
+    count, width = _matrix_shape(weights, _TOKEN_TABLE)
+    ids: dict[str, range] = {}
+    for name, rows in embeddings.items():
+        if rows.shape[1] != width:
+            raise CheckpointError(
+                f"the textual inversion {name!r} has vectors of {rows.shape[1]} numbers, this text encoder's have "
+                f"{width}: it belongs to another model family. Choose one for Stable Diffusion 1.5"
+            )
+        ids[name] = range(count, count + len(rows))
+        count += len(rows)
+    return weights | {_TOKEN_TABLE: torch.cat([weights[_TOKEN_TABLE], *embeddings.values()])}, ids
 
 
 def _build(weights: Mapping[str, Tensor], num_heads: int | None) -> tuple[nn.Module, int]:
