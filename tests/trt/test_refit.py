@@ -271,9 +271,9 @@ def test_captured_graphs_are_dropped(model: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("animdetail_trt.trt.session.GRAPH_DEVICE", CPU.type)
     for _ in range(3):
         session.run({"x": X})
-    assert len(session._replays) == 1
+    assert len(session._held.replays) == 1
     session.set_weights({"scale": random(1)})
-    assert len(session._replays) == 0
+    assert len(session._held.replays) == 0
     assert torch.allclose(session.run({"x": X}), X * random(1) + base_of(model)["shift"])
 
 

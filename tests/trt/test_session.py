@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -440,7 +441,7 @@ def test_few_captures_are_kept_the_last_used(open_session: Any, captures: list[s
     engine.run({"x": batch(4, 16, 16)})
     for h in (4, 4, 5, 5, 4, 6, 6):  # the third is captured in place of 5
         engine.run({"x": batch(h=h)})
-    assert (len(engine._replays), captures.count("capture"), captures.count("launch")) == (2, 3, 1)
+    assert (len(engine._held.replays), captures.count("capture"), captures.count("launch")) == (2, 3, 1)
     engine.run({"x": batch(h=4)})
     assert captures[-1] == "launch"
     engine.run({"x": batch(h=5)})
@@ -455,7 +456,7 @@ def test_runs_with_large_tensors_are_not_captured(
     for _ in range(3):
         engine.run({"x": batch(1, 4, 4)})
         engine.run({"x": batch(1, 4, 5)})
-    assert len(engine._replays) == 1
+    assert len(engine._held.replays) == 1
 
 
 def test_no_captures_where_none_are_wanted(open_session: Any, captures: list[str]) -> None:
@@ -506,14 +507,14 @@ def test_unloading_drops_captures(open_session: Any, captures: list[str]) -> Non
     for _ in range(3):
         engine.run({"x": x})
     engine.unload()
-    assert len(engine._replays) == 0
+    assert len(engine._held.replays) == 0
     assert torch.equal(engine.run({"x": x}), affine(x))
 
 
 def prepared(engine: EngineSession, h: int, tensors: tuple[Tensor, Tensor]) -> execution.Context:
     """A context of the engine's for pictures of h x 4, bound to input and output."""
-    assert engine._execution is not None
-    context = engine._execution.open_context()
+    assert engine._held.execution is not None
+    context = engine._held.execution.open_context()
     engine.workspace.lend(engine, context.prepare(0, {"x": (1, 4, h, 4)}, 0), {})
     context.lend_memory(engine.workspace.address, engine.workspace.size, engine.workspace.generation)
     context.bind({"x": tensors[0]}, tensors[1])
@@ -690,6 +691,182 @@ def test_other_flavours_write_no_cache(open_session: Any, trt: FakeTensorRT, tmp
     engine.run({"x": batch()})
     engine.unload()
     assert not (tmp_path / "unet.cache").exists()
+
+
+# What is left when something goes wrong, and when nobody unloads
+
+
+@pytest.fixture
+def waits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every wait of the host for the workspace's stream."""
+    seen: list[str] = []
+    monkeypatch.setattr(workspace, "synchronize", lambda: seen.append("wait"))
+    return seen
+
+
+def test_the_host_waits_only_before_a_context_that_ran_changes(open_session: Any, waits: list[str]) -> None:
+    engine = open_session()
+    told = []
+    for b, h in [(1, 4), (1, 4), (2, 4), (2, 4), (2, 16), (2, 16), (1, 4)]:  # 16 is another profile
+        engine.run({"x": batch(b, h)})
+        told.append(len(waits))
+    assert told == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_the_output_is_asked_for_before_the_stream_follows_the_caller(
+    open_session: Any, workspace: Workspace, captures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(workspace, "follow", lambda: order.append("follow"))
+    for name in ("empty", "empty_like"):
+        real = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, _real=real, **k: order.append("output") or _real(*a, **k))
+    monkeypatch.setattr(execution.Context, "enqueue", lambda *_: order.append("run"))
+    engine = open_session()
+    workspace.lend(engine, 1 << 20, {})
+    order.clear()
+    engine.run({"x": batch()})
+    assert order == ["output", "follow", "run"]
+    engine.run({"x": batch()})  # of buffers of its own, and once more for the graph
+    assert order[-4:] == ["output", "follow", "run", "run"]
+
+
+def test_an_engine_that_is_dropped_takes_its_memory_with_it(
+    open_session: Any, workspace: Workspace, trt: FakeTensorRT
+) -> None:
+    engine = open_session()
+    engine.run({"x": batch()})
+    assert (workspace.size > 0, len(trt.alive)) == (True, 1)
+    del engine
+    gc.collect()
+    assert (workspace.size, len(workspace.residency), len(trt.alive)) == (0, 0, 0)
+
+
+def test_an_engine_that_is_dropped_leaves_the_buffer_to_others(open_session: Any, workspace: Workspace) -> None:
+    engine, other = open_session(), open_session()
+    for each in (engine, other):
+        each.run({"x": batch()})
+    del engine
+    gc.collect()
+    assert (workspace.size > 0, len(workspace.residency)) == (True, 1)
+    assert torch.equal(other.run({"x": batch()}), affine(batch()))
+
+
+def test_kernels_of_an_engine_that_nobody_unloads_are_kept(
+    open_session: Any, rtx: FakeTensorRT, tmp_path: Path
+) -> None:
+    engine = open_session(rtx, runtime_cache=tmp_path / "unet.cache")
+    engine.run({"x": batch()})
+    del engine
+    gc.collect()
+    assert (tmp_path / "unet.cache").read_bytes().count(b"\n") == 1
+
+
+def test_kernels_that_come_after_the_cache_was_written_are_written_too(
+    open_session: Any, rtx: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, path = 1000.0, tmp_path / "unet.cache"
+    monkeypatch.setattr(runtime_cache.time, "monotonic", lambda: now)
+    engine = open_session(rtx, runtime_cache=path)
+    engine.run({"x": batch()})
+    now += runtime_cache.SAVE_AFTER_S
+    engine.run({"x": batch()})
+    (cache,) = {config.cache for (config,) in rtx.called("create_execution_context")}
+    cache.kernels.append("of the background")
+    now += runtime_cache.SAVE_AFTER_S
+    engine.run({"x": batch()})
+    assert b"of the background" in path.read_bytes()
+    now, written = now + runtime_cache.SAVE_AFTER_S, path.stat().st_ino
+    engine.run({"x": batch()})
+    assert path.stat().st_ino == written  # nothing new
+
+
+def test_an_interrupt_while_weights_are_set_leaves_no_engine_with_the_old_ones(
+    tmp_path: Path, trt: FakeTensorRT, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_bytes(affine_model(tmp_path / "affine.onnx", INPUTS["x"]), (SMALL,), refittable=True)
+    base = {"scale": torch.arange(2.0, 6).reshape(4, 1, 1), "shift": torch.arange(4.0, 0, -1).reshape(4, 1, 1)}
+    changed = {"scale": base["scale"] + 1}
+    engine = EngineSession(trt, lambda: plan, INPUTS, [SMALL], CPU, workspace, weights_at_load=lambda: (base, changed))
+    refit = Refitter.refit_cuda_engine_async
+
+    def interrupted(self: Refitter, stream: int) -> bool:
+        monkeypatch.setattr(Refitter, "refit_cuda_engine_async", refit)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Refitter, "refit_cuda_engine_async", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run({"x": batch()})
+    assert (engine.loaded, len(workspace.residency)) == (False, 0)
+    assert torch.equal(engine.run({"x": batch()}), batch() * changed["scale"] + base["shift"])
+
+
+def test_memory_that_the_library_does_not_take_is_told(open_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It returns nothing of a refusal, and would run in what it was lent before."""
+    engine, take = open_session(), Context.set_device_memory
+
+    def refuse(self: Context, memory: int, size: int) -> None:
+        self._refuse("setDeviceMemoryV2", "memory is not aligned")
+
+    monkeypatch.setattr(Context, "set_device_memory", refuse)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="cannot take memory: .*not aligned"):
+            engine.run({"x": batch()})
+    monkeypatch.setattr(Context, "set_device_memory", take)
+    assert torch.equal(engine.run({"x": batch()}), affine(batch()))
+
+
+def test_an_error_of_an_earlier_call_is_no_reason_of_a_later_one(open_session: Any, trt: FakeTensorRT) -> None:
+    """A builder logs one for a kernel that it passes over."""
+    engine = open_session()
+    engine_log(trt).handle.log(Severity.ERROR, "[tacticRunner] OutOfMemory: tactic skipped")
+    engine._plan_reader = lambda: b"no plan"
+    with pytest.raises(EngineError, match="Magic tag does not match") as caught:
+        engine.run({"x": batch()})
+    assert not isinstance(caught.value, FullDeviceError)
+
+
+def test_a_full_device_unloads_the_other_engines_once(
+    open_session: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, engine = open_session(), open_session()
+    idle.run({"x": batch()})
+    allocate = workspace._allocate
+
+    def device(size: int) -> None:
+        if idle.loaded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        allocate(size)
+
+    monkeypatch.setattr(workspace, "_allocate", device)
+    assert torch.equal(engine.run({"x": batch(4, 16, 16)}), affine(batch(4, 16, 16)))
+    assert not idle.loaded
+
+    def full(size: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    workspace.release()
+    monkeypatch.setattr(workspace, "_allocate", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.run({"x": batch()})
+
+
+def test_a_plan_that_finds_the_device_full_unloads_the_other_engines(
+    open_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, engine = open_session(), open_session()
+    idle.run({"x": batch()})
+    read = Runtime.deserialize_cuda_engine
+
+    def full(self: Runtime, plan: Any) -> Any:
+        if idle.loaded:
+            self._logger.log(Severity.ERROR, "Error Code 2: OutOfMemory (no further information)")
+            return None
+        return read(self, plan)
+
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", full)
+    assert torch.equal(engine.run({"x": batch()}), affine(batch()))
+    assert not idle.loaded
 
 
 # The real library, which has no device here

@@ -63,7 +63,7 @@ def test_several_shapes_again_and_again(make: Any, cuda_graphs: int) -> None:
             out = session.run({"x": x})
             assert out.dtype == torch.float32
             assert away(out, by_torch(weights, x)) < TOLERANCE
-    assert len(session._replays) <= cuda_graphs
+    assert len(session._held.replays) <= cuda_graphs
 
 
 def test_a_replay_is_the_plain_run_to_the_bit(make: Any) -> None:
@@ -72,8 +72,8 @@ def test_a_replay_is_the_plain_run_to_the_bit(make: Any) -> None:
     for seed in range(6):
         x = noise(2, 24, 24, seed)
         outs.append((session.run({"x": x}), plain.run({"x": x}), by_torch(random_weights(), x)))
-    captures_itself = session._execution.captures_itself  # and then changes kernels between runs
-    assert len(session._replays) == 1
+    captures_itself = session._held.execution.captures_itself  # and then changes kernels between runs
+    assert len(session._held.replays) == 1
     for out, expected, reference in outs:
         assert away(out, reference) < TOLERANCE
         assert captures_itself or torch.equal(out, expected)
@@ -96,7 +96,7 @@ def test_engines_share_the_buffer_and_hand_tensors_on_without_a_copy(make: Any, 
         middle = first.run({"x": x})
         out = second.run({"x": middle})
         if seed == 0:  # later runs may be replays, with inputs of their own
-            assert second._execution.context.handle.get_tensor_address("x") == middle.data_ptr()
+            assert second._held.execution.context.handle.get_tensor_address("x") == middle.data_ptr()
         assert away(middle, by_torch(weights, x)) < TOLERANCE
         assert away(out, by_torch(others, by_torch(weights, x))) < TOLERANCE
     assert workspace.size == workspace.peak
@@ -168,7 +168,7 @@ def test_a_damaged_plan_is_refused(library: tuple[Any, bytes], workspace: Worksp
 def test_a_runtime_cache_is_written_and_taken_again(make: Any, tmp_path: Path) -> None:
     session = make(runtime_cache=tmp_path / "engine.cache")
     session.run({"x": noise(1, 16, 16)})
-    if session._execution.runtime_cache is None:
+    if session._held.execution.runtime_cache is None:
         pytest.skip("this library keeps none")
     session.unload()
     written = (tmp_path / "engine.cache").stat()
@@ -195,7 +195,7 @@ def test_refit_a_b_a(library: tuple[Any, bytes], workspace: Workspace) -> None:
     outs: dict[str, Tensor] = {}
 
     def same(out: Tensor, expected: Tensor) -> bool:
-        changes_kernels = session._execution.captures_itself  # RTX does, when it has compiled better ones
+        changes_kernels = session._held.execution.captures_itself  # RTX does, when it has compiled better ones
         return away(out, expected) < 1e-3 if changes_kernels else torch.equal(out, expected)
 
     for name in ("none", "a", "b", "a", "none", "b"):

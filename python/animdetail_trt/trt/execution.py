@@ -53,7 +53,7 @@ class Execution:
         handle = _ask(self._log, "be set up", self.engine.create_execution_context, strategy)
         if handle is None:
             raise self._log.failure("the engine cannot be set up", REBUILD)
-        return Context(handle, self._log, self.output, self.runtime_cache)
+        return Context(handle, config, self._log, self.output, self.runtime_cache)
 
     def close(self) -> None:
         """Free it all; nothing of it may be running, and other contexts of it must be gone."""
@@ -91,19 +91,30 @@ class Execution:
 
 
 class Context:
-    """An execution context. A CUDA graph that was captured from it is sound as long as nothing here is changed."""
+    """An execution context. A CUDA graph that was captured from it is sound as long as nothing here is changed.
 
-    def __init__(self, handle: Any, log: EngineLog, output: str, runtime_cache: RuntimeCache | None) -> None:
-        self.handle = handle
+    config: what it was set up by, which lives as long
+    started: whether it was ever run; a profile or shapes may then be changed only when it has finished
+    """
+
+    def __init__(
+        self, handle: Any, config: Any, log: EngineLog, output: str, runtime_cache: RuntimeCache | None
+    ) -> None:
+        self.handle, self.config = handle, config
+        self.started = False
         self._log, self._output, self._runtime_cache = log, output, runtime_cache
         self._profile: int | None = None
         self._shapes: dict[str, Shape] = {}
         self._memory = 0
         self._lent: tuple[int, int, int] | None = None
 
+    def is_prepared(self, profile: int, shapes: Mapping[str, Shape]) -> bool:
+        """Whether ``prepare`` would change nothing."""
+        return profile == self._profile and shapes == self._shapes
+
     def prepare(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> int:
         """Choose the profile and the inputs' shapes; returns how many bytes of memory they need."""
-        if profile == self._profile and shapes == self._shapes:
+        if self.is_prepared(profile, shapes):
             return self._memory
         self._shapes, self._lent = {}, None
         if profile != self._profile:
@@ -112,7 +123,7 @@ class Context:
             self._profile = profile
         for name, shape in shapes.items():
             self._ask(f"take {name} of shape {shape}", self.handle.set_input_shape, name, shape)
-        self._memory = self._ask("tell its memory", self.handle.update_device_memory_size_for_shapes)
+        self._memory = self._hear("tell its memory", self.handle.update_device_memory_size_for_shapes)
         self._shapes = dict(shapes)
         if self._runtime_cache is not None:
             self._runtime_cache.expect_kernels((profile, *shapes.values()))
@@ -121,7 +132,8 @@ class Context:
     def lend_memory(self, address: int, size: int, generation: int) -> None:
         """Give it what ``prepare`` asked for; the same again costs nothing."""
         if self._lent != (address, size, generation):
-            self._ask("take memory", self.handle.set_device_memory, address, size)
+            self._lent = None
+            self._hear("take memory", self.handle.set_device_memory, address, size)
             self._lent = (address, size, generation)
 
     def output_shape(self) -> Shape:
@@ -136,13 +148,22 @@ class Context:
             self._ask(f"take the address of {name}", self.handle.set_tensor_address, name, tensor.data_ptr())
 
     def enqueue(self, stream: int) -> None:
+        self.started = True
         self._ask("run", self.handle.execute_async_v3, stream)
+
+    def _hear(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """For a call that returns nothing of a refusal: it logs one."""
+        answer = self._ask(what, call, *arguments)
+        if self._log.has_errors:
+            raise self._log.failure(f"the engine cannot {what}", _REPORT)
+        return answer
 
     def _ask(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         return _ask(self._log, what, call, *arguments)
 
 
 def _ask(log: EngineLog, what: str, call: Callable[..., Any], *arguments: Any, remedy: str = _REPORT) -> Any:
+    log.forget()
     try:
         answer = call(*arguments)
     except Exception as error:

@@ -45,9 +45,18 @@ class EngineLog:
         kind = FullDeviceError if _tells_of_full_memory(lines) else EngineError
         return kind(f"{what}: {'; '.join(lines) or 'the library does not say why'}. {remedy}")
 
+    def forget(self) -> None:
+        """The error lines so far belong to no failure: a builder that passes over a kernel logs one too."""
+        self._errors.clear()
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether there is an error line since the last failure, or since ``forget``."""
+        return bool(self._errors)
+
     @property
     def tells_of_full_memory(self) -> bool:
-        """Whether an error line since the last failure does."""
+        """Whether one of those lines does."""
         return _tells_of_full_memory(self._errors)
 
     def _hear(self, severity: Any, message: str) -> None:

@@ -52,6 +52,13 @@ class Residency:
         """Whether so many bytes fit beside the weights."""
         return self.budget is None or self.weights + extra <= self.budget
 
+    def unload(self, keep: Resident) -> bool:
+        """Unload all but ``keep``; whether there were any."""
+        others = [engine for engine in self._weights if engine is not keep]
+        for engine in others:
+            engine.unload()
+        return bool(others)
+
     def make_room(self, extra: int, keep: Resident | None = None) -> None:
         """Unload engines other than ``keep`` until so many bytes fit beside the weights, or none is left."""
         for engine in [engine for engine in self._weights if engine is not keep]:
@@ -111,8 +118,19 @@ class Workspace:
     def retire(self, engine: Resident) -> None:
         """Count it no longer; the last one takes the buffer with it."""
         self.residency.leave(engine)
+        self.release_unused()
+
+    def release_unused(self) -> None:
+        """Give the buffer back where no engine is left that uses it."""
         if not len(self.residency):
             self.release()
+
+    def evict(self, keep: Resident) -> bool:
+        """Unload all engines but ``keep`` where the device is full; whether that gave any of it back."""
+        freed = self.residency.unload(keep)
+        if freed and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return freed
 
     def lend(self, engine: Resident, size: int, sizes: Mapping[str, int]) -> None:
         """Make the buffer at least ``size`` bytes, unloading other engines where the budget asks for it.
@@ -126,8 +144,12 @@ class Workspace:
         self._require(self.residency.weights_of(engine), size, sizes)
         self.residency.make_room(size, keep=engine)
         self._drop()  # before the larger one is asked for: they need not fit together
-        with self.lane():
-            self._buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
+        try:
+            self._allocate(size)
+        except torch.OutOfMemoryError:
+            if not self.evict(keep=engine):
+                raise
+            self._allocate(size)
         self.peak = max(self.peak, size)
 
     def release(self) -> None:
@@ -152,6 +174,12 @@ class Workspace:
             finally:
                 caller.wait_stream(lane)
 
+    def follow(self) -> None:
+        """Put what comes next after all that the caller's stream was given up to now: memory that torch gave out there
+        since ``turn`` is not to be written before, which matters where CUDA's own allocator is torch's."""
+        if self.device.type == "cuda":
+            self.stream().wait_stream(torch.cuda.current_stream())
+
     def lane(self) -> AbstractContextManager[object]:
         """Makes the workspace's stream torch's current one."""
         return torch.cuda.stream(self.stream()) if self.device.type == "cuda" else nullcontext()
@@ -169,6 +197,10 @@ class Workspace:
         """Wait until every engine has finished."""
         if self._lane is not None:
             self._lane.synchronize()
+
+    def _allocate(self, size: int) -> None:
+        with self.lane():
+            self._buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
 
     def _drop(self) -> None:
         self._buffer = None

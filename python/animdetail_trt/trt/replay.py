@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
+from weakref import finalize
 
-import torch
 from torch import Tensor
 
+from animdetail_trt.errors import USE_TORCH, EngineError
 from animdetail_trt.trt.execution import Context
 from animdetail_trt.trt.memory import Workspace
+from animdetail_trt.trt.optional import optional
 
 Launch = Callable[[], None]
 
@@ -94,10 +97,44 @@ class Replays:
 
 
 def capture(enqueue: Launch, workspace: Workspace) -> Launch:
-    """Capture what ``enqueue`` puts on the workspace's stream; the result runs it, on torch's current stream."""
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on allocating: the default would fail at that.
-    with torch.cuda.graph(graph, stream=workspace.stream(), capture_error_mode="thread_local"):
+    """Capture what ``enqueue`` puts on the workspace's stream; the result runs it there. Raises EngineError.
+
+    By CUDA's own calls: torch's prepare its allocator, of which nothing is asked here, empty its caches for each graph,
+    and leave stream and allocator in capture where that fails (pytorch#180395).
+    """
+    driver = optional("cuda.bindings.driver", "keep runs as CUDA graphs")
+    stream = workspace.stream().cuda_stream
+    # Other threads may go on allocating: the strictest mode would fail at that.
+    _checked(
+        driver, driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    )
+    try:
         enqueue()
-    launch: Launch = graph.replay
+    except BaseException:
+        _destroy(driver, *driver.cuStreamEndCapture(stream))
+        raise
+    graph = _checked(driver, driver.cuStreamEndCapture(stream))
+    try:
+        executable = _checked(driver, driver.cuGraphInstantiate(graph, 0))
+    finally:
+        driver.cuGraphDestroy(graph)
+
+    def launch() -> None:
+        _checked(driver, driver.cuGraphLaunch(executable, stream))
+
+    finalize(launch, driver.cuGraphExecDestroy, executable)  # the caller sees to it that it is not running
     return launch
+
+
+def _checked(driver: Any, answer: tuple[Any, ...]) -> Any:
+    """What a call of the driver returned beside its status."""
+    status, *values = answer
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise EngineError(f"CUDA graphs: {getattr(status, 'name', status)}. {USE_TORCH}")
+    return values[0] if values else None
+
+
+def _destroy(driver: Any, status: Any, graph: Any) -> None:
+    """The graph of a capture that is not wanted; one that was broken off is none."""
+    if status == driver.CUresult.CUDA_SUCCESS:
+        driver.cuGraphDestroy(graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ class RuntimeCache:
         self._due = math.inf
         self._seen: set[Hashable] = set()
         self._cache = config.create_runtime_cache()
-        self._read()
+        self._kept = self._read()
         self.serve(config)
 
     def serve(self, config: Any) -> None:
@@ -44,13 +45,12 @@ class RuntimeCache:
             self.save()
 
     def save(self) -> None:
-        """Write it where something was compiled since: whole or not at all."""
-        if self._due == math.inf:
-            return
+        """Write it where something was compiled since: whole or not at all. Then more may be on its way."""
         self._due = math.inf
-        blob = self._cache.serialize()
-        if blob is None:
+        blob = self._cache.serialize() if self._seen else None
+        if blob is None or self._kept == (digest := _digest(blob)):
             return
+        self._kept, self._due = digest, time.monotonic() + SAVE_AFTER_S
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +61,18 @@ class RuntimeCache:
                 partial.unlink()
             logger.warning("compiled kernels are not kept for the next run: %s", error)
 
-    def _read(self) -> None:
+    def _read(self) -> bytes | None:
+        """What was there, as ``_digest`` has it."""
         try:
             blob = self._path.read_bytes()
         except OSError:
-            return
+            return None
         if not self._cache.deserialize(blob):  # another card, driver or version, or damaged
             logger.info("%s was made elsewhere: its kernels are compiled again", self._path)
             self._path.unlink(missing_ok=True)
+            return None
+        return _digest(blob)
+
+
+def _digest(blob: Any) -> bytes:
+    return hashlib.sha256(memoryview(blob)).digest()

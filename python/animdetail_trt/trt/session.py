@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import finalize
 
 import torch
 from torch import Tensor
 
-from animdetail_trt.errors import EngineError, InputError, UncoveredError
+from animdetail_trt.errors import EngineError, FullDeviceError, InputError, UncoveredError
 from animdetail_trt.trt.execution import REBUILD, Context, Execution, Plan
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
@@ -83,6 +84,34 @@ def choose_profile(profiles: Sequence[Profile], sizes: Mapping[str, int]) -> int
     )
 
 
+@dataclass(eq=False)
+class _Held:
+    """What a session has on the device: freed with care also where the session is dropped, or the process ends."""
+
+    workspace: Workspace
+    replays: Replays
+    execution: Execution | None = None
+    refit: Refit | None = None
+
+    def free(self) -> None:
+        if self.execution is None:
+            return
+        with self.workspace.guard():
+            self.workspace.synchronize()
+            self.replays.clear()
+            self.refit = None
+            execution, self.execution = self.execution, None
+            execution.close()
+
+    def abandon(self) -> None:
+        """As ``free``, where nobody is to be told of a device that is lost."""
+        try:
+            self.free()
+            self.workspace.release_unused()
+        except Exception:
+            logger.debug("an engine was not freed", exc_info=True)
+
+
 @dataclass(frozen=True)
 class _Call:
     """What a run is given: tensors of the engine's dtypes, on its device, contiguous."""
@@ -104,9 +133,10 @@ class _Call:
 class EngineSession(Session):
     """A TensorRT plan that is read when it is first run, and unloaded when the budget needs its place.
 
-    It runs after what the caller's current stream holds and before what comes next there, and waits for nothing. Inputs
-    are read where they lie, if they are contiguous and of the engine's dtype and device; the output is torch's own
-    memory, so that one session's output is the next one's input without a copy. One thread at a time.
+    It runs after what the caller's current stream holds and before what comes next there. The host waits for
+    nothing but its own last run, where that had other shapes. Inputs are read where they lie, if they are contiguous
+    and of the engine's dtype and device; the output is torch's own memory, so that one session's output is the next
+    one's input without a copy. One thread at a time.
 
     Args:
         trt: the library's module, tensorrt or tensorrt_rtx.
@@ -146,17 +176,16 @@ class EngineSession(Session):
         self._log = engine_log(trt)
         self._plan_reader = plan_reader
         self._runtime_cache = runtime_cache
-        self._replays = Replays(cuda_graphs, workspace.synchronize)
-        self._execution: Execution | None = None
+        self._held = _Held(workspace, Replays(cuda_graphs, workspace.synchronize))
+        finalize(self, self._held.abandon)
         self._base_weights: Mapping[str, Tensor] | None = None
         self._weights_at_load = weights_at_load
         self._weight_names = weight_names or {}
-        self._refit: Refit | None = None
         self._changed: Mapping[str, Tensor] = {}
 
     @property
     def loaded(self) -> bool:
-        return self._execution is not None
+        return self._held.execution is not None
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -170,26 +199,21 @@ class EngineSession(Session):
         """
         sizes = read_sizes(self.inputs, inputs)
         profile = choose_profile(self.profiles, sizes)
-        execution = self._load()
-        self.workspace.residency.use(self)
-        tensors = {name: inputs[name].to(self.device, execution.dtypes[name]).contiguous() for name in self.inputs}
-        call = _Call(profile, sizes, tensors)
-        with self.workspace.turn() as stream:
-            replay = self._replays.find(call.key, self.workspace.generation)
-            output = self._run(execution, call, stream) if replay is None else self._launch(replay, call)
-        if execution.runtime_cache is not None:
-            execution.runtime_cache.save_if_due()
+        with self.workspace.guard():
+            execution = self._load()
+            self.workspace.residency.use(self)
+            tensors = {name: inputs[name].to(self.device, execution.dtypes[name]).contiguous() for name in self.inputs}
+            call = _Call(profile, sizes, tensors)
+            with self.workspace.turn() as stream:
+                replay = self._held.replays.find(call.key, self.workspace.generation)
+                output = self._run(execution, call, stream) if replay is None else self._launch(replay, call)
+            if execution.runtime_cache is not None:
+                execution.runtime_cache.save_if_due()
         return output
 
     def unload(self) -> None:
-        if self._execution is None:
-            return
-        with self.workspace.guard():
-            self.workspace.synchronize()
-            self._replays.clear()
-            self._refit = None
-            self._execution.close()
-            self._execution = None
+        if self.loaded:
+            self._held.free()
             self.workspace.retire(self)
 
     def set_weights(self, changed: Mapping[str, Tensor]) -> Coverage:
@@ -198,34 +222,44 @@ class EngineSession(Session):
         A pipe's weights stay as ``weights_at_load`` gave them: only the tests of refitting call this.
         Raises EngineError where the engine cannot take them; the weights from before stay.
         """
-        self._load()
-        try:
-            coverage = self._refit_engine(changed)
-        finally:
-            if self._refit is not None and not self._refit.intact:
-                self.unload()
+        with self.workspace.guard():
+            self._load()
+            try:
+                coverage = self._refit_engine(changed)
+            finally:
+                if self._held.refit is not None and not self._held.refit.intact:
+                    self.unload()
         self._changed = dict(changed)
         return coverage
 
     def _load(self) -> Execution:
-        if self._execution is not None:
-            return self._execution
+        held = self._held
+        if held.execution is not None:
+            return held.execution
         if self._weights_at_load is not None:
             self._base_weights, self._changed = self._weights_at_load()
             self._weights_at_load = None
         plan = self._plan_reader()
         self.workspace.admit(self, memoryview(plan).nbytes)
         try:
-            with self.workspace.guard():
-                self._execution = Execution(self._trt, self._log, plan, runtime_cache=self._runtime_cache)
-            self._check_plan(self._execution)
+            held.execution = self._read(plan)
+            self._check_plan(held.execution)
             if self._changed:
                 self._refit_engine(self._changed)
-        except Exception:
-            self._execution = self._refit = None
+        except BaseException:  # an interrupt too: half loaded, it would run with the weights that it was built with
+            held.abandon()
             self.workspace.retire(self)
             raise
-        return self._execution
+        return held.execution
+
+    def _read(self, plan: Plan) -> Execution:
+        read = partial(Execution, self._trt, self._log, plan, runtime_cache=self._runtime_cache)
+        try:
+            return read()
+        except FullDeviceError:
+            if not self.workspace.evict(keep=self):
+                raise
+        return read()
 
     def _check_plan(self, execution: Execution) -> None:
         if set(execution.inputs) != set(self.inputs) or execution.num_profiles != len(self.profiles):
@@ -235,26 +269,30 @@ class EngineSession(Session):
             )
 
     def _run(self, execution: Execution, call: _Call, stream: int) -> Tensor:
-        if self._replays.due(call.key):
+        if self._held.replays.due(call.key):
             captured = self._capture(execution, call, stream)
             if captured is not None:
                 return captured
         context = execution.context
         self._prepare(context, call, stream)
         output = torch.empty(context.output_shape(), dtype=execution.dtypes[execution.output], device=self.device)
+        self.workspace.follow()
         context.bind(call.tensors, output)
         context.enqueue(stream)
         if self.device.type == GRAPH_DEVICE and call.nbytes + output.nbytes <= CAPTURED_BYTES:
-            self._replays.note(call.key)
+            self._held.replays.note(call.key)
         return output
 
     def _prepare(self, context: Context, call: _Call, stream: int) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in call.tensors.items()}
+        if context.started and not context.is_prepared(call.profile, shapes):
+            self.workspace.synchronize()  # the library asks that no run of the context is pending
         self.workspace.lend(self, context.prepare(call.profile, shapes, stream), call.sizes)
         context.lend_memory(self.workspace.address, self.workspace.size, self.workspace.generation)
 
     def _launch(self, replay: Replay, call: _Call) -> Tensor:
         output = torch.empty_like(replay.output)
+        self.workspace.follow()
         with self.workspace.lane():
             replay(call.tensors, output)
         return output
@@ -278,28 +316,25 @@ class EngineSession(Session):
         except Exception as error:
             self.workspace.synchronize()  # the context goes, and may be running
             logger.warning("no CUDA graphs for this engine, it runs without: %s", error)
-            self._replays.stop()
+            self._held.replays.stop()
             return None
-        self._replays.keep(call.key, self.workspace.generation, replay)
+        self._held.replays.keep(call.key, self.workspace.generation, replay)
         return output
 
     def _refit_engine(self, changed: Mapping[str, Tensor]) -> Coverage:
-        assert self._execution is not None
+        held = self._held
+        assert held.execution is not None
         if self._base_weights is None:
             raise EngineError(
                 "this engine's own weights are not at hand: it cannot be given others. Merge them instead"
             )
-        self._replays.clear()
-        if self._refit is None:
-            self._refit = Refit(
-                self._trt,
-                self._execution.engine,
-                self._log,
-                self._base_weights,
-                self._weight_names,
-                self.workspace,
-            )
+        held.replays.clear()
+        if held.refit is None:
+            engine = held.execution.engine
+            held.refit = Refit(
+                self._trt, engine, self._log, self._base_weights, self._weight_names, self.workspace
+            )  # fmt: skip
         start = time.perf_counter()
-        coverage = self._refit.set_weights(changed)
+        coverage = held.refit.set_weights(changed)
         logger.info("the engine took %s in %.1f s", coverage, time.perf_counter() - start)
         return coverage
