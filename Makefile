@@ -92,6 +92,8 @@ gpu-suite: gpu-build
 # Needs a TensorRT that runs on the card: REQUIRE=tensorrt, or tensorrt_rtx, fails without it.
 gpu-engines: gpu-build
 	$(GPU_ENV) ANIMDETAIL_REQUIRE_ENGINES=$(REQUIRE) $(PYTHON) -m pytest -m gpu -rs tests/trt
+	$(GPU_ENV) ANIMDETAIL_REQUIRE_ENGINES=$(REQUIRE) PYTORCH_CUDA_ALLOC_CONF=backend:cudaMallocAsync $(PYTHON) \
+	  -m pytest -m gpu tests/trt/test_session_on_gpu.py  # ComfyUI's allocator
 
 gpu: gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: its tests, compute-sanitizer, its benchmark
 

@@ -201,6 +201,16 @@ def test_not_usable_on_another_machine(
     assert lacks(engines) == [reason]
 
 
+def test_tensorrt_s_engines_are_for_one_model_of_gpu(
+    engines: Callable[..., Any], store: Store, model: Path, machine: SimpleNamespace
+) -> None:
+    machine.versions = {"tensorrt": "11.4"}
+    add(store, model=model, target=Target("tensorrt", "11.4", "8.9", "L40S"))
+    assert lacks(engines) == ["no L40S here; there is L4"]
+    machine.cards.append(Card(1, "L40S", "8.9", 48 << 30, "13.0"))
+    assert lacks(engines) == []
+
+
 def test_installed_and_broken_is_not_absent(
     engines: Callable[..., Any], store: Store, machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -522,6 +522,21 @@ def test_every_error_of_a_runner_but_the_interrupt(wrapped: Accelerated, pipe: a
         wrapped(_unused, _arguments(pipe))
 
 
+def test_a_runner_that_fails_gives_its_memory_back(wrapped: Accelerated, pipe: adt.BasicPipe) -> None:
+    errors: list[Exception] = []
+    freed: list[str] = []
+
+    def fail(*_: Any) -> Tensor:
+        raise errors[-1]
+
+    wrapped.runner.open = lambda: fail  # type: ignore[assignment, return-value]
+    wrapped.runner.free = lambda: freed.append("freed")
+    for error, count in ((UncoveredError("too wide"), 0), (FullDeviceError("full"), 0), (EngineError("lost"), 1)):
+        errors.append(error)
+        wrapped(lambda x, t, **c: torch.ones(6, 4, 8, 8), _arguments(pipe))
+        assert len(freed) == count
+
+
 def test_reason_is_logged_once(seen: stand_in.Seen, pipe: adt.BasicPipe, caplog: pytest.LogCaptureFixture) -> None:
     model = stand_in.Model(pipe.model)
     model.model.model_config = type("SDXL", (), {"unet_config": {"in_channels": 4}})()

@@ -86,6 +86,7 @@ def computer(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Com
     for module in (unet, runners):
         monkeypatch.setattr(module, "installed_flavours", lambda: [FLAVOUR])
         monkeypatch.setattr(module, "capability_of", lambda device: "8.9")
+        monkeypatch.setattr(module, "card_name_of", lambda device: "a")
     monkeypatch.setattr(runners, "EngineSession", lambda trt, read, inputs, profiles, *_, **__: profiles)
     return computer
 
@@ -164,6 +165,9 @@ def test_an_engine_for_another_gpu_is_not_this_ones(computer: Computer, monkeypa
     computer.build(model)
     computer.reads = 0
     monkeypatch.setattr(unet, "capability_of", lambda device: "9.0")
+    assert _runner(model) is None
+    monkeypatch.setattr(unet, "capability_of", lambda device: "8.9")
+    monkeypatch.setattr(unet, "card_name_of", lambda device: "another of 8.9")
     assert _runner(model) is None
     assert computer.reads == 0
 

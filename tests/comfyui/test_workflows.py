@@ -118,6 +118,7 @@ def test_what_is_built_is_what_is_looked_for(model: Any, tmp_path: Path, monkeyp
     runners = Runners(files, torch.device("cpu"), torch.float16, "auto", tmp_path, digests=unet.NamedDigests(tmp_path))
     looked_for: list[Any] = []
     monkeypatch.setattr(runners, "_capability", lambda: "8.9")
+    monkeypatch.setattr("animdetail_trt.models.runners.card_name_of", lambda device: "b")
     monkeypatch.setattr(runners.store, "find", lambda source, target: looked_for.append((source, target)) or [])
     assert runners._entries(files, "unet", flavour) == []
     assert (job.identity.source, job.identity.target) in looked_for

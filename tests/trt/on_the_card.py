@@ -80,8 +80,11 @@ def build(trt: Any, weights: Weights, *, refit: bool = False) -> bytes:
         for name, dims in INPUTS.items():
             made.set_shape(name, *profile.shapes(dims))
         assert config.add_optimization_profile(made) >= 0
+    if hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
+        config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if refit:
-        config.set_flag(trt.BuilderFlag.REFIT)
+        config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+        assert all(network.mark_weights_refittable(name) for name in weights)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise log.failure("no engine was built", "")

@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from on_the_card import onnx_model, random_weights
 from small_models import needs_rtx
 
 from animdetail_trt.errors import EngineError
 from animdetail_trt.extras import install_command
 from animdetail_trt.models import engines
 from animdetail_trt.trt import flavour
-from animdetail_trt.trt.builder import build_plan
+from animdetail_trt.trt.builder import _configure, _Options, build_plan
+from animdetail_trt.trt.export import Graph
 from animdetail_trt.trt.flavour import load_flavour
+from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.profile import Profile, Range
 from outcome import Outcome
 
 Refused = Callable[..., str]
+TARGET = Target("tensorrt_rtx", "1.7.1", "8.9")
 
 
 @pytest.fixture
@@ -128,6 +133,53 @@ def test_tensorrt_builds_on_no_other_card(
     assert "--target-sm 8.9 is not the GPU of this machine. Use --flavour tensorrt_rtx" in told
 
 
+def test_tensorrt_builds_for_the_card_of_that_generation(
+    command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [flavour.Card(0, "T4", "7.5", 1, "13.0"), flavour.Card(1, "L4", "8.9", 1, "13.0")]
+    monkeypatch.setitem(flavour._found, "tensorrt", flavour.Flavour("tensorrt", SimpleNamespace(__version__="11.4")))
+    monkeypatch.setattr(flavour, "find_cards", lambda: (cards, ""))
+    told = command("--flavour", "tensorrt", "--dry-run").out
+    assert "for tensorrt 11.4, L4, in " in told
+
+
+def test_the_builders_thread_takes_the_targets_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    chosen: list[int] = []
+    monkeypatch.setattr(runtime, "cudaSetDevice", chosen.append)
+    cards = [flavour.Card(0, "T4", "7.5", 1, "13.0"), flavour.Card(1, "L4", "8.9", 1, "13.0")]
+    monkeypatch.setattr(flavour, "find_cards", lambda: (cards, ""))
+    for card, capability in (("L4", "8.9"), ("T4", "7.5"), ("L4", "7.5")):
+        flavour.use_card(Target("tensorrt", "11.4", capability, card))
+    assert chosen == [1, 0]
+
+
+@needs_rtx
+def test_what_the_builder_is_told(tmp_path: Path) -> None:
+    """With the real library's objects, as either flavour."""
+    trt = load_flavour("tensorrt_rtx").trt
+    ahead = flavour.Flavour("tensorrt_rtx", trt)
+    others = SimpleNamespace(**{name: getattr(trt, name) for name in dir(trt) if name != "ComputeCapability"})
+    there = flavour.Flavour("tensorrt", others)
+    builder = trt.Builder(ahead.log.handle)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, ahead.log.handle)
+    assert parser.parse(onnx_model(random_weights()))
+    graph = Graph(tmp_path / "g.onnx", tmp_path, {}, "y", "", tuple(random_weights()))
+    resize = trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10
+    for one, resizes in ((ahead, False), (there, True)):
+        config = builder.create_builder_config()
+        config.set_preview_feature(resize, False)  # TensorRT's default
+        _configure(one, config, network, graph, TARGET, _Options(False, True, None))
+        assert config.get_preview_feature(resize) is resizes
+        assert not config.get_flag(trt.BuilderFlag.TF32)
+        assert config.get_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+        assert all(network.are_weights_marked_refittable(name) for name in random_weights())
+    unknown = replace(graph, weight_names=("nothing",))
+    with pytest.raises(EngineError, match=r"g\.onnx has no weights nothing to be set anew. Build without --refittable"):
+        _configure(ahead, builder.create_builder_config(), network, unknown, TARGET, _Options(False, True, None))
+
+
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
@@ -222,13 +274,11 @@ def test_a_folder_without_permission(refused: Refused, tmp_path: Path) -> None:
 @needs_rtx
 def test_what_tensorrt_cannot_read(tmp_path: Path) -> None:
     """The parser's own words are told, and no plan is left."""
-    from animdetail_trt.trt.export import Graph
-
     path = tmp_path / "graph.onnx"
     path.write_bytes(b"\xff no graph")
     graph = Graph(path, path, {"x": ("b",)}, "y", "", ())
     with pytest.raises(EngineError, match=r"tensorrt_rtx [\d.]+ cannot read the graph graph\.onnx: .*\w.*report this"):
-        build_plan(load_flavour("tensorrt_rtx"), graph, [Profile({"b": Range(1, 1, 1)})], "8.9", tmp_path / "x.plan")
+        build_plan(load_flavour("tensorrt_rtx"), graph, [Profile({"b": Range(1, 1, 1)})], TARGET, tmp_path / "x.plan")
     assert not (tmp_path / "x.plan").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from on_the_card import CHANNELS, INPUTS, PROFILES, build, by_torch, library_on_
 from torch import Tensor
 
 from animdetail_trt.errors import EngineError, UncoveredError
+from animdetail_trt.trt.execution import Context
 from animdetail_trt.trt.memory import Workspace
 from animdetail_trt.trt.session import EngineSession
 
@@ -124,6 +126,63 @@ def test_runs_keep_their_place_in_the_callers_stream_and_wait_for_nothing(make: 
         torch.cuda.synchronize()
         assert away(doubled, 2 * by_torch(weights, values)) < TOLERANCE
         assert busy, f"the run took {waited_s:.3f} s and waited for the device"
+
+
+@pytest.mark.parametrize("cuda_graphs", [0, 4])
+def test_profiles_take_turns_and_nobody_waits_between(make: Any, cuda_graphs: int) -> None:
+    session, weights = make(cuda_graphs=cuda_graphs), random_weights()
+    pictures = [noise(*size, seed) for seed in range(6) for size in ((1, 16, 16), (4, 128, 128), (2, 32, 32))]
+    outs = [session.run({"x": x}) for x in pictures]
+    for x, out in zip(pictures, outs, strict=True):
+        assert away(out, by_torch(weights, x)) < TOLERANCE
+
+
+def test_a_small_picture_asks_for_less_memory_than_a_large_one(make: Any, workspace: Workspace) -> None:
+    session = make(build(make()._trt, random_weights(hidden=1024)), cuda_graphs=0)
+    needed = []
+    for size in ((1, 33, 33), (4, 128, 128)):  # of one profile
+        session.run({"x": noise(*size)})
+        needed.append(workspace.peak)
+    assert 0 < needed[0] < needed[1] / 4
+
+
+def test_a_capture_that_fails_leaves_the_card_as_it_was(
+    make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, weights, x = make(), random_weights(), noise(1, 24, 24)
+    session.run({"x": x})
+    if session._held.execution.captures_itself:
+        pytest.skip("this library captures by itself")
+    enqueue, calls = Context.enqueue, []
+
+    def forbidden(self: Context, stream: int) -> None:
+        enqueue(self, stream)
+        calls.append(stream)
+        if len(calls) == 2:  # the first settles the shapes
+            session.workspace.stream().synchronize()  # which no capture outlives
+
+    monkeypatch.setattr(Context, "enqueue", forbidden)
+    session.run({"x": x})
+    assert "no CUDA graphs for this engine" in caplog.text
+    monkeypatch.undo()
+    for seed in range(4):
+        x = noise(1, 24, 24, seed)
+        assert away(session.run({"x": x}), by_torch(weights, x)) < TOLERANCE
+    torch.empty(1 << 20, device="cuda").zero_().sum().item()
+
+
+def test_an_engine_that_is_dropped_frees_the_card(make: Any, workspace: Workspace) -> None:
+    plan = build(make()._trt, random_weights(hidden=8192))
+    session, x = make(plan), noise(2, 64, 64)
+    for _ in range(3):
+        session.run({"x": x})
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    held = workspace.size
+    del session
+    gc.collect()
+    assert (workspace.size, len(workspace.residency)) == (0, 0)
+    assert torch.cuda.mem_get_info()[0] - before >= held > 0
 
 
 def test_unloading_frees_the_card(make: Any, workspace: Workspace) -> None:

@@ -181,12 +181,12 @@ def _tell_of_fewer_frames(args: argparse.Namespace, display: Display) -> None:
 def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
     from animdetail_trt.trt.builder import check_target
     from animdetail_trt.trt.flavour import choose_flavour, find_cards
-    from animdetail_trt.trt.identity import Target
 
     cards, reason = find_cards()
-    capability = args.target_sm or (cards[0].capability if cards else None)
+    card = next((card for card in cards if args.target_sm in (None, card.capability)), None)
+    capability = args.target_sm or (card.capability if card else None)
     flavour = choose_flavour("tensorrt_rtx" if args.target_sm and args.flavour == "auto" else args.flavour, capability)
-    if args.target_sm and not flavour.builds_ahead and args.target_sm not in {card.capability for card in cards}:
+    if args.target_sm and not flavour.builds_ahead and card is None:
         raise InputError(f"--target-sm {args.target_sm} is not the GPU of this machine. Use --flavour tensorrt_rtx")
     if capability is None:
         raise InputError(
@@ -197,7 +197,7 @@ def _target(args: argparse.Namespace) -> tuple[Flavour, Target]:
             f"--refittable needs a GPU here: {flavour.name} builds such engines on no other machine ({reason}). "
             "Leave it out: a LoRA is then merged, and an engine built for it with --lora"
         )
-    return flavour, Target(flavour.name, flavour.version, check_target(flavour, capability))
+    return flavour, flavour.target(check_target(flavour, capability), card.name if card else "")
 
 
 def _build(args: argparse.Namespace, job: Job, number: str, store: Store, flavour: Flavour, display: Display) -> str:
@@ -231,7 +231,7 @@ def _plan_lines(jobs: list[Job], store: Store, target: Target) -> list[str]:
             "  " + ", ".join(f"{axis} {span}" for axis, span in profile.axes.items())
             for profile in job.identity.profiles
         ]
-    built_for = f"for {target.flavour} {target.version}, compute capability {target.compute_capability}"
+    built_for = f"for {target.flavour} {target.version}, {target.where}"
     return [*lines, f"{built_for}, in {store.folder}; {_time(total)} in all"]
 
 

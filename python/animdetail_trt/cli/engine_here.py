@@ -17,6 +17,7 @@ from animdetail_trt.trt.identity import GRAPH_VERSION
 from animdetail_trt.trt.optional import optional
 
 if TYPE_CHECKING:
+    from animdetail_trt.trt.identity import Target
     from animdetail_trt.trt.sidecar import Entry
 
 _LIBRARIES = (*FLAVOUR_NAMES, ONNXRUNTIME)
@@ -33,7 +34,7 @@ class Here:
         """Why this engine cannot be used here, in words; empty where it can."""
         reasons = [*self.other_version(entry), *self._missing_library(entry)]
         if not reasons and entry.identity.target.flavour != ONNXRUNTIME:
-            reasons += self._missing_card(entry.identity.target.compute_capability)
+            reasons += self._missing_card(entry.identity.target)
         return reasons + list(self._other_models(entry))
 
     def library_version(self, flavour: str) -> str | None:
@@ -66,12 +67,14 @@ class Here:
             broken = flavour in _LIBRARIES and find_spec(flavour) is not None
             yield f"{flavour} {'cannot be imported (see: animdetail-trt doctor)' if broken else 'is not installed'}"
 
-    def _missing_card(self, capability: str) -> Iterator[str]:
+    def _missing_card(self, target: Target) -> Iterator[str]:
         cards, reason = self._cards
         if not cards:
             yield f"no GPU here ({reason})"
-        elif capability not in (there := sorted({card.capability for card in cards})):
-            yield f"no GPU of compute capability {capability} here; there is {', '.join(there)}"
+        elif target.compute_capability not in (there := sorted({card.capability for card in cards})):
+            yield f"no GPU of compute capability {target.compute_capability} here; there is {', '.join(there)}"
+        elif target.card and target.card not in (names := sorted({card.name for card in cards})):
+            yield f"no {target.card} here; there is {', '.join(names)}"
 
     def _other_models(self, entry: Entry) -> Iterator[str]:
         for _, path, digest in models_of(entry):

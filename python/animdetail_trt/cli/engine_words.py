@@ -39,7 +39,7 @@ def told_title(entry: Entry) -> str:
 
 def told_target(entry: Entry) -> str:
     target = entry.identity.target
-    place = "on the CPU" if target.flavour == ONNXRUNTIME else f"for compute capability {target.compute_capability}"
+    place = "on the CPU" if target.flavour == ONNXRUNTIME else f"for {target.where}"
     return f"{target.flavour} {target.version} {place}"
 
 

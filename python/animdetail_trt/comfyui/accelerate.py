@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -200,6 +201,8 @@ class Accelerated:
         except EngineError as error:
             self.runner.broken = str(error)
             Accelerated.failures += 1
+            with suppress(Exception):  # that it failed is said; what it fails at now is no other news
+                self.runner.free()
             raise
 
 

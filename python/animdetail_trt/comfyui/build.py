@@ -13,7 +13,6 @@ from animdetail_trt.errors import InputError
 from animdetail_trt.models.engines import PRECISIONS, UNetVariant, build, jobs_for
 from animdetail_trt.trt.builder import check_target
 from animdetail_trt.trt.flavour import choose_flavour, find_cards
-from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.profile import Range
 from animdetail_trt.trt.recipe import read_recipe
 from animdetail_trt.trt.store import Store
@@ -40,11 +39,11 @@ def build_engine(model: Any, settings: DetailerSettings, sizes: Sizes, variant: 
     if not cards:
         raise InputError(f"there is no GPU here to build an engine for ({missing}). The detailer runs in ComfyUI")
     index = host.inference_device().index or 0
-    capability = next((card.capability for card in cards if card.index == index), None)
-    if capability is None:
+    card = next((card for card in cards if card.index == index), None)
+    if card is None:
         raise InputError(f"ComfyUI computes on GPU {index}, and only {len(cards)} can be seen here. Start ComfyUI anew")
-    flavour = choose_flavour("auto", capability)
-    target = Target(flavour.name, flavour.version, check_target(flavour, capability))
+    flavour = choose_flavour("auto", card.capability)
+    target = flavour.target(check_target(flavour, card.capability), card.name)
     recipe = read_recipe().changed(PRECISIONS[dtype_of(model, settings)], [sizes.side], sizes.frames)
     store = Store(default_folder())
     files = UNetFiles.of(read_weights(model, facts), store.folder, write=True)
@@ -52,7 +51,7 @@ def build_engine(model: Any, settings: DetailerSettings, sizes: Sizes, variant: 
     job = next(job for job in jobs if job.component == "unet")
     bar = _Bar()
     entry, built = build(job, store, flavour, progress=bar.note, poll=bar.show)
-    return f"{entry.name}: {'built' if built else 'was there'} for {flavour.name} {flavour.version}, {capability}"
+    return f"{entry.name}: {'built' if built else 'was there'} for {flavour.name} {flavour.version}, {card.capability}"
 
 
 class _Bar:

@@ -22,11 +22,11 @@ from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.engines import DTYPES, PRECISIONS, VARIANTS, source_of
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.models.motion import MotionModule, motion_of, with_strength
-from animdetail_trt.models.runners import Runners, capability_of
+from animdetail_trt.models.runners import Runners, capability_of, card_name_of
 from animdetail_trt.models.unet import build_unet, unet_config, unet_from_ldm
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import installed_flavours
-from animdetail_trt.trt.identity import Precision, Source, Target
+from animdetail_trt.trt.identity import Precision, Source
 from animdetail_trt.trt.sidecar import Entry
 from animdetail_trt.trt.store import Store
 from animdetail_trt.trt.system import default_folder
@@ -43,12 +43,13 @@ class Unavailable(AnimDetailError):  # noqa: N818 - a reason, not a fault
 @dataclass
 class Runner:
     """name: for the user; positions: as UNetRunner's; open: gives it, loaded; patcher: for ComfyUI's management;
-    broken: why it is not tried again in this prompt"""
+    free: gives back the memory that it has on the device; broken: why it is not tried again in this prompt"""
 
     name: str
     positions: int | None
     open: Callable[[], UNetRunner]
     patcher: Any
+    free: Callable[[], None] = lambda: None
     broken: str | None = None
 
 
@@ -112,7 +113,7 @@ def engines_for(model: Any, facts: ModelFacts, settings: DetailerSettings) -> li
     if not built:
         raise Unavailable("no engine of a MODEL is built on this machine (node TensorRT engines)")
     precision, capability = PRECISIONS[dtype_of(model, settings)], str(capability_of(device))
-    targets = [Target(flavour.name, flavour.version, capability) for flavour in flavours]
+    targets = [flavour.target(capability, card_name_of(device)) for flavour in flavours]
     sources = _sources(facts, precision)
     fitting = [
         entry for entry in built if entry.identity.target in targets and _of_unknown(entry.identity.source) in sources
@@ -167,7 +168,8 @@ def _graph_runner(weights: Weights, motion: MotionModule | None, dtype: torch.dt
         raise Unavailable("no engine is built of these weights in this precision (node TensorRT engines)")
     size = sum(tensor.numel() for part in (weights.unet, weights.motion or {}) for tensor in part.values())
     name = "onnxruntime" if onnxruntime else "a TensorRT engine"
-    return Runner(name, positions, lambda: runner, host.patcher_of_engine(runner.unload, size * dtype.itemsize))
+    patcher = host.patcher_of_engine(runner.unload, size * dtype.itemsize)
+    return Runner(name, positions, lambda: runner, patcher, runner.unload)
 
 
 class UNetFiles(ModelFiles):

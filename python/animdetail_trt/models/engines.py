@@ -173,14 +173,18 @@ def build(
         target = job.identity.target
         plan = place.path(".plan")
         built = build_plan(
-            flavour, graph, job.identity.profiles, target.compute_capability, plan,
+            flavour, graph, job.identity.profiles, target, plan,
             tf32=bool((job.identity.source.settings or {}).get("tf32")),
             refittable=job.variant.refittable,
-            timing_cache=store.folder / f"timings-{target.flavour}-{target.version}-{target.compute_capability}.cache",
+            timing_cache=store.folder / f"timings-{flavour.name}-{flavour.version}-{_in_a_name(target)}.cache",
             progress=progress, poll=poll,
         )  # fmt: skip
         about = _about(job, graph, built, time.perf_counter() - start)
         return place.commit(plan, about | ({"command": shlex.join(command)} if command else {})), True
+
+
+def _in_a_name(target: Target) -> str:
+    return "-".join([target.compute_capability, *target.card.split()]).replace("/", "-")
 
 
 def _export(job: Job, folder: Path, check: bool | None) -> Graph:

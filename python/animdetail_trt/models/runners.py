@@ -175,7 +175,7 @@ class Runners:
 
     def _entries(self, files: ModelFiles, component: Component, flavour: Flavour) -> list[Entry]:
         """Of every variant, the plain one first; of each, those for the smallest sizes first."""
-        target = Target(flavour.name, flavour.version, str(self._capability()))
+        target = flavour.target(str(self._capability()), card_name_of(self.place.device))
         precision = PRECISIONS[self.place.dtype]
         sources = [source_of(files, component, precision, self.digests)]
         if component == "unet":  # the files' digests are the same for all
@@ -211,6 +211,11 @@ class Runners:
 def capability_of(device: torch.device) -> str | None:
     """A GPU's compute capability, "8.9"; None of what is no GPU."""
     return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else None
+
+
+def card_name_of(device: torch.device) -> str:
+    """A GPU's name; "" of what is no GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def _volume(entry: Entry) -> int:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from animdetail_trt.errors import EngineError, InputError
 from animdetail_trt.trt.export import Graph
-from animdetail_trt.trt.flavour import Flavour
+from animdetail_trt.trt.flavour import Flavour, use_card
+from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.layers import parse_layers, summary_of
 from animdetail_trt.trt.profile import Profile
 
@@ -25,6 +26,7 @@ Progress = Callable[[str, int, int], None]
 _ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
 _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 _GRACE_S = 1.0
+_WITHOUT_REFIT = "Build without --refittable, and report this"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -54,7 +56,7 @@ def build_plan(
     flavour: Flavour,
     graph: Graph,
     profiles: Sequence[Profile],
-    capability: str,
+    target: Target,
     path: Path,
     *,
     tf32: bool = False,
@@ -63,7 +65,7 @@ def build_plan(
     progress: Progress = lambda phase, done, steps: None,
     poll: Callable[[], None] = lambda: None,
 ) -> Built:
-    """Build a plan for a card and write it to ``path``.
+    """Build a plan for the target's card, on it where the flavour builds nowhere else, and write it to ``path``.
 
     tf32: multiply float32 in TensorFloat-32
     The build runs in a thread of its own, so that Ctrl-C is heard at once; the builder stops at its next step.
@@ -73,7 +75,7 @@ def build_plan(
     options = _Options(tf32, refittable, timing_cache)
     start = time.perf_counter()
     with flavour.log.heard_by(said.hear):
-        _in_thread(lambda stop: _build(flavour, graph, profiles, capability, path, options, progress, stop), poll)
+        _in_thread(lambda stop: _build(flavour, graph, profiles, target, path, options, progress, stop), poll)
     return Built(
         summary_of(parse_layers("\n".join(said.layers))), said.activation_bytes, said.weights_bytes,
         time.perf_counter() - start,
@@ -146,13 +148,15 @@ def _build(
     flavour: Flavour,
     graph: Graph,
     profiles: Sequence[Profile],
-    capability: str,
+    target: Target,
     path: Path,
     options: _Options,
     progress: Progress,
     stop: threading.Event,
 ) -> None:
     trt = flavour.trt
+    if not flavour.builds_ahead:
+        use_card(target)
     builder = trt.Builder(flavour.log.handle)
     builder.max_threads = max(1, os.cpu_count() or 1)
     flags = trt.NetworkDefinitionCreationFlag
@@ -166,14 +170,7 @@ def _build(
             "Use another version of it, and report this"
         )
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.refittable:
-        config.set_flag(trt.BuilderFlag.REFIT)
-    if not options.tf32:  # which is on unless it is cleared
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if flavour.builds_ahead:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
+    _configure(flavour, config, network, graph, target, options)
     for profile in profiles:
         made = builder.create_optimization_profile()
         for name, dims in graph.inputs.items():
@@ -190,8 +187,34 @@ def _build(
             f"{flavour.name} {flavour.version} could not build {graph.path.name}",
             "Where memory is short, build for smaller sizes (--size, --frames) or stop what else uses the GPU",
         )
+    flavour.log.forget()  # of kernels that it passed over
     if timings is not None and timing_cache is not None:
         _write_timings(timings, timing_cache)
+
+
+def _configure(flavour: Flavour, config: Any, network: Any, graph: Graph, target: Target, options: _Options) -> None:
+    trt = flavour.trt
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.refittable:
+        _allow_refit(trt, config, network, graph)
+    if not options.tf32:  # which is on unless it is cleared
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if flavour.builds_ahead:
+        config.num_compute_capabilities = 1
+        name = f"SM{target.compute_capability.replace('.', '')}"
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    elif hasattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10"):
+        # Without it a run asks for the memory of its profile's largest sizes. TensorRT for RTX needs no word.
+        config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+
+
+def _allow_refit(trt: Any, config: Any, network: Any, graph: Graph) -> None:
+    """The module's weights may be set anew, and not the graph's own constants: of those that are fused with weights,
+    an engine would ask for all."""
+    config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
+    for name in graph.weight_names:
+        if not network.mark_weights_refittable(name):
+            raise EngineError(f"the graph {graph.path.name} has no weights {name} to be set anew. {_WITHOUT_REFIT}")
 
 
 def _serialise(trt: Any, builder: Any, network: Any, config: Any, path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from animdetail_trt.errors import InputError, UnavailableError
 from animdetail_trt.extras import install_command
+from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.log import EngineLog, engine_log
 from animdetail_trt.trt.optional import optional
 
@@ -37,6 +38,11 @@ class Flavour:
     @property
     def log(self) -> EngineLog:
         return engine_log(self.trt)
+
+    def target(self, capability: str, card: str) -> Target:
+        """What an engine for a card of this name is built for. TensorRT warns of errors on any other model of the same
+        compute capability; TensorRT for RTX builds for all of them."""
+        return Target(self.name, self.version, capability, "" if self.builds_ahead else card)
 
     def targets(self) -> list[str]:
         """The compute capabilities that it can be asked to build for, "8.9"."""
@@ -121,6 +127,19 @@ def find_cards() -> tuple[list[Card], str]:
     except Exception as error:  # of cuda-python's own loader, which has many kinds
         return [], str(error)
     return cards, "" if cards else "no CUDA device"
+
+
+def use_card(target: Target) -> None:
+    """Make the target's card this thread's: a new thread's is the first. Without cuda-python, which finds the cards, it
+    stays."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return
+    wanted = target.card, target.compute_capability
+    indices = [card.index for card in find_cards()[0] if (card.name, card.capability) == wanted]
+    if indices:
+        runtime.cudaSetDevice(indices[0])
 
 
 def _cards_of_torch(reason: str) -> tuple[list[Card], str]:

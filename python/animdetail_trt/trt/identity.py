@@ -40,11 +40,18 @@ class Target:
 
     flavour: "tensorrt", "tensorrt_rtx" or "onnxruntime"; version: the library's
     compute_capability: "8.9"; "any" for one plan for several, "cpu" for onnxruntime
+    card: the GPU's name where a plan is for that model alone, as TensorRT's is; "" for all of the compute capability
     """
 
     flavour: str
     version: str
     compute_capability: str
+    card: str = ""
+
+    @property
+    def where(self) -> str:
+        """In words: the card, or all that it may be."""
+        return self.card or f"compute capability {self.compute_capability}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Identity:
         source["loras"] = [list(lora) for lora in self.source.loras]
         return {
             "source": source,
-            "target": asdict(self.target),
+            "target": {name: value for name, value in asdict(self.target).items() if value},
             "profiles": [profile.as_json() for profile in self.profiles],
         }
 
