@@ -113,7 +113,10 @@ def _find_scaled(detector: Detector, picture: NDArray[np.uint8], scale: float) -
     if scale == 1:
         return detector.find(picture)
     found = detector.find(_shrunk(picture, scale))
-    return [seen._replace(bbox=tuple(side / scale for side in seen.bbox)) for seen in found]
+    return [
+        Detection((x1 / scale, y1 / scale, x2 / scale, y2 / scale), confidence, label)
+        for (x1, y1, x2, y2), confidence, label in found
+    ]
 
 
 def _shrunk(picture: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
