@@ -95,7 +95,9 @@ def test_other_objects_are_looked_at_in_full_and_named() -> None:
 
 
 def test_boxes_of_two_labels_are_two_things() -> None:
-    """A hand before a face, now one, now the other found first."""
+    """A hand before a face, now one, now the other found first; and a hand where a face was."""
+    apart = link_boxes([[face(40, 30)], [face(40, 30)._replace(label="hand")], [face(41, 30)]])
+    assert [[seen.label for seen in track] for track in apart] == [["face", "face"], ["hand"]]
     before = face(42, 30)._replace(label="hand")
     samples = [[face(40, 30), before], [before, face(40, 30)]] * 3
     assert [{seen.label for seen in track} for track in link_boxes(samples)] == [{"face"}, {"hand"}]

@@ -136,7 +136,8 @@ def _open_session(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(2)
     if path.suffix.lower() in (".pt", ".pth") or head == b"PK" or head[:1] == b"\x80":
-        raise CheckpointError(f"{path} is a pickle, and reading one can run code. {_export_anew(path)}")
+        told = f"{path} is a pickle or a zip of one, as PyTorch's files are, and reading one can run code"
+        raise CheckpointError(f"{told}. {_export_anew(path)}")
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
