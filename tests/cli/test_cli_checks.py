@@ -17,7 +17,8 @@ from animdetail_trt.cli.build_engines import parse_sm
 from animdetail_trt.cli.detail import parse_rate
 from animdetail_trt.extras import install_command
 from clips import write_mask
-from needs import needs_detector
+from detectors import write_detector
+from needs import needs_detector, needs_onnx
 
 
 @pytest.fixture
@@ -195,18 +196,44 @@ def test_options_without_effect(refused: Callable[..., str], tmp_path: Path) -> 
         ("drop_size", 1, "--masks"),
         ("crop_factor", 2, "--masks or --detect"),
         ("preview_rows", 2, "--preview"),
+        ("label", "hand", "--detect FILE.onnx"),
     ):
         message = refused(**{name: value})
         assert f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out." in message
     masks = {"segs": None, "masks": write_mask(tmp_path / "m.png", (64, 48), (9, 9, 40, 40)), "mask_shape": "box"}
     assert "--mask-shape has no effect without --detect" in refused(**masks)
+    assert "--label has no effect without --detect FILE.onnx" in refused(segs=None, detect="face", label="face")
 
 
 def test_a_missing_detector_is_told_before_frames_are_read(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert install_command("detect") in refused(segs=None, detect="face")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "hand.onnx").touch()
+    assert install_command("detect") in refused(segs=None, detect=tmp_path / "hand.onnx")
+
+
+def test_detectors_that_are_none(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "hand.pt").write_bytes(b"PK\x03\x04")
+    assert "yolo export model=hand.pt format=onnx" in refused(segs=None, detect=tmp_path / "hand.pt")
+    assert "fase is no file. Write face, or the path of" in refused(segs=None, detect="fase")
+    assert "has an empty name" in refused(segs=None, detect=tmp_path / "hand.pt", label="hand,")
+
+
+@needs_onnx
+def test_detectors_that_are_of_no_use(refused: Callable[..., str], tmp_path: Path, folder: Path) -> None:
+    detect = {"segs": None, "detect": write_detector(tmp_path / "shapes.onnx", facts={"names": "['a', 'b', 'c']"})}
+    assert "'hand' is no class of" in refused(label="a,hand", **detect)
+    assert "Choose of: a, b, c." in refused(label="hand", **detect)
+    assert "no a or b of confidence 0.99 or more was found in" in refused(
+        label="a, b", min_confidence=0.99, input=folder, output=tmp_path / "out", **detect
+    )
+    assert "no a or b or c or" not in refused(min_confidence=1, **detect)
+    assert "--report" in refused(report=tmp_path / "shapes.onnx", **detect)
+    write_detector(tmp_path / "pose.onnx", facts={"task": "pose"})
+    assert "for the task 'pose'" in refused(segs=None, detect=tmp_path / "pose.onnx")
 
 
 @needs_detector

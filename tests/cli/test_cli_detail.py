@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from animdetail_trt.media.segs_file import read_segs
 from animdetail_trt.media.video import probe_video, read_video
 from animdetail_trt.sampling import ContextOptions
 from clips import CROP, make_video, patches, sound_packets, write_mask
+from detectors import write_detector
+from needs import needs_onnx
 
 
 def inverted(frames: torch.Tensor, region: tuple[int, int, int, int] = CROP) -> torch.Tensor:
@@ -98,6 +101,43 @@ def test_folder_to_folder_with_one_mask_for_all(
     assert [path.name for path in source.images] == [f"shot{i}.png" for i in range(8, 13)]
     before = torch.from_numpy(patches(64, 48, 5)).float() / 255
     assert torch.equal((source.read().frames * 255).round(), inverted(before, seg.crop_region))
+
+
+@needs_onnx
+def test_a_detectors_file(
+    run: Callable[..., Any], fake_models: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grey frames with a red and a green square; the file is in the user's home, the label is asked for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_detector(tmp_path / "shapes.onnx")
+    picture = np.full((48, 64, 3), 90, np.uint8)
+    picture[8:16, 16:24], picture[24:32, 40:48] = (255, 0, 0), (40, 200, 40)
+    (tmp_path / "frames").mkdir()
+    for index in range(3):
+        Image.fromarray(picture).save(tmp_path / "frames" / f"{index}.png")
+
+    def detail(*options: Any) -> tuple[str, Any]:
+        outcome = run(
+            "detail", tmp_path / "frames", "-o", tmp_path / "out", "--checkpoint", checkpoint, "--report",
+            tmp_path / "run.json", "--detect=~/shapes.onnx", "--mask-shape", "box", "--crop-factor", 2, *options,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        shutil.rmtree(tmp_path / "out")
+        return outcome.err, json.loads((tmp_path / "run.json").read_text())
+
+    told, report = detail("--label", "green, blue", "--min-confidence", 0.4)
+    assert "segment 1/1 green" in told
+    assert report["parameters"]["detect"] == str(tmp_path / "shapes.onnx")
+    assert report["parameters"]["label"] == ["green", "blue"]
+    [segment] = report["detail"]["segments"]
+    assert segment["label"] == "green"
+    assert segment["bbox"] == [38, 22, 50, 34]  # 8 pixels, and 15 % of them on every side
+    assert segment["crop_region"] == [32, 16, 56, 40]
+    assert segment["confidence"] == pytest.approx(120 / 255, abs=0.001)
+    assert fake_models.detailed[0]["segs"][1][0].cropped_mask.sum() == 12 * 12
+
+    _, report = detail()  # 0.5 of 1: the green square is too faint
+    assert [segment["label"] for segment in report["detail"]["segments"]] == ["red"]
 
 
 def test_one_mask_per_frame_and_a_video_out_of_images(

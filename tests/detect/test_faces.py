@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from animdetail_trt.detect import mtcnn
-from animdetail_trt.detect.faces import covering_bbox, detect_faces, link_faces, region_mask
-from animdetail_trt.detect.mtcnn import Face, FaceDetector
+from animdetail_trt.detect.boxes import Detection
+from animdetail_trt.detect.faces import detect_faces
+from animdetail_trt.detect.mtcnn import FaceDetector
+from animdetail_trt.detect.objects import covering_bbox, detect_objects, link_boxes, region_mask
 from animdetail_trt.errors import InputError, UnavailableError
 from animdetail_trt.extras import install_command
 from needs import carphone, needs_clip, needs_detector
@@ -21,17 +23,17 @@ from needs import carphone, needs_clip, needs_detector
 class Script:
     """A detector that says what it is told, picture after picture."""
 
-    def __init__(self, *answers: list[Face]) -> None:
+    def __init__(self, *answers: list[Detection]) -> None:
         self.answers = iter(answers)
         self.sizes: list[tuple[int, ...]] = []
 
-    def find(self, picture: Any, min_face_px: int = 20) -> list[Face]:
+    def find(self, picture: Any) -> list[Detection]:
         self.sizes.append(picture.shape)
         return next(self.answers)
 
 
-def face(x: float, y: float, size: float = 20, confidence: float = 0.99) -> Face:
-    return Face((x, y, x + size, y + size), confidence)
+def face(x: float, y: float, size: float = 20, confidence: float = 0.99) -> Detection:
+    return Detection((x, y, x + size, y + size), confidence, "face")
 
 
 def test_one_region_covers_where_the_face_goes() -> None:
@@ -72,7 +74,7 @@ def test_seen_too_seldom_or_too_unsure_is_dropped() -> None:
 
 
 def test_a_face_that_is_missed_in_some_frames_is_one_face() -> None:
-    tracks = link_faces([[face(40, 30)], [], [face(42, 30)], [face(100, 30)], [face(44, 30)]])
+    tracks = link_boxes([[face(40, 30)], [], [face(42, 30)], [face(100, 30)], [face(44, 30)]])
     assert sorted(len(track) for track in tracks) == [1, 3]
 
 
@@ -81,6 +83,26 @@ def test_large_frames_are_looked_at_smaller() -> None:
     _, [seg] = detect_faces(torch.zeros(1, 1080, 1920, 3), detector=script, margin=0)
     assert script.sizes == [(540, 960, 3)]
     assert seg.bbox == (96, 96, 136, 136)
+
+
+def test_other_objects_are_looked_at_in_full_and_named() -> None:
+    hand = face(48, 48, confidence=0.6)._replace(label="hand")
+    script = Script([hand, hand._replace(confidence=0.4, bbox=(500, 500, 600, 600))])
+    _, [seg] = detect_objects(torch.zeros(1, 1080, 1920, 3), script, margin=0, mask="box", crop_factor=2)
+    assert script.sizes == [(1080, 1920, 3)]
+    assert (seg.bbox, seg.crop_region, seg.label) == ((48, 48, 68, 68), (38, 38, 78, 78), "hand")
+    assert seg.cropped_mask.sum() == 20 * 20
+
+
+def test_boxes_of_two_labels_are_two_things() -> None:
+    """A hand before a face, now one, now the other found first; and a hand where a face was."""
+    apart = link_boxes([[face(40, 30)], [face(40, 30)._replace(label="hand")], [face(41, 30)]])
+    assert [[seen.label for seen in track] for track in apart] == [["face", "face"], ["hand"]]
+    before = face(42, 30)._replace(label="hand")
+    samples = [[face(40, 30), before], [before, face(40, 30)]] * 3
+    assert [{seen.label for seen in track} for track in link_boxes(samples)] == [{"face"}, {"hand"}]
+    _, segs = detect_objects(torch.zeros(6, 120, 160, 3), Script(*samples))
+    assert sorted(seg.label for seg in segs) == ["face", "hand"]
 
 
 def test_no_face_gives_no_segs() -> None:

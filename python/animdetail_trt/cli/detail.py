@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_frames, check_models, load_models
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
 from animdetail_trt.cli.paths import user_path
+from animdetail_trt.cli.segments import FACE, FACE_CONFIDENCE, OBJECT_CONFIDENCE
 from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "detail",
         help="detail the segments of a video, an image folder or an image",
-        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks PATH | --detect face) [options]",
+        usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks PATH | --detect face|FILE) [options]",
         description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
         "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
         formatter_class=_HelpWithDefaults,
@@ -80,10 +81,22 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="white on black: a video or a folder of images, one per frame, or an image for all",
     )
-    one("--detect", choices=("face",), help="find the segments")
+    one(
+        "--detect", type=parse_detector, metavar="face|FILE.onnx",
+        help="find them: faces, or what a YOLO detector finds (YOLOv8 and later, as Ultralytics exports them to ONNX)",
+    )  # fmt: skip
+    add(
+        "--label",
+        type=parse_labels,
+        metavar="NAMES",
+        help="for --detect FILE.onnx: only these of its classes; hand,face",
+    )
     add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
     add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")
-    add("--min-confidence", type=between(0, 1), default=0.9, help="for --detect")
+    add(
+        "--min-confidence", type=between(0, 1),
+        help=f"for --detect (default: {FACE_CONFIDENCE} for face, {OBJECT_CONFIDENCE} for a file)",
+    )  # fmt: skip
     add("--combined", action="store_true", help="for --masks: one segment around everything")
     add("--bbox-fill", action="store_true", help="for --masks: fill the bbox")
     add("--contour-fill", action="store_true", help="for --masks: fill the outline")
@@ -147,6 +160,17 @@ def parse_rate(text: str) -> Fraction:
     if not 0 < rate <= 1000:
         raise argparse.ArgumentTypeError(f"{text} frames per second is out of range. Use 1/1001 to 1000")
     return rate
+
+
+def parse_detector(text: str) -> str | Path:
+    return text if text == FACE else user_path(text)
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name. Write hand or hand,face")
+    return names
 
 
 def parse_improvements(text: str) -> tuple[str, ...]:
@@ -250,6 +274,8 @@ def _check_effects(args: argparse.Namespace) -> None:
         if getattr(args, name) != args.default_of(name) and all(getattr(args, other) is None for other in others):
             needed = " or ".join(f"--{other}" for other in others)
             raise InputError(f"--{name.replace('_', '-')} has no effect without {needed}. Leave it out.")
+    if args.label is not None and not isinstance(args.detect, Path):
+        raise InputError("--label has no effect without --detect FILE.onnx. Leave it out.")
 
 
 def _check_samplers(args: argparse.Namespace) -> None:
@@ -276,7 +302,7 @@ def _check_saved_segs(path: Path) -> None:
 
 def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
     """Read what the segments come from, now; return Clip -> SEGS for when the frames are there."""
-    from animdetail_trt.cli.segments import faces_finder, file_finder, masks_finder
+    from animdetail_trt.cli.segments import detector_finder, file_finder, masks_finder
 
     if args.segs is not None:
         return file_finder(args.segs)
@@ -285,7 +311,9 @@ def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
             args.masks, source, combined=args.combined, crop_factor=args.crop_factor, bbox_fill=args.bbox_fill,
             drop_size=args.drop_size, contour_fill=args.contour_fill,
         )  # fmt: skip
-    return faces_finder(args.crop_factor, args.mask_shape, args.min_confidence)
+    return detector_finder(
+        args.detect, args.label, args.min_confidence, crop_factor=args.crop_factor, mask=args.mask_shape
+    )
 
 
 def _improvements(args: argparse.Namespace) -> Improvements | None:

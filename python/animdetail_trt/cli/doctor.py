@@ -26,7 +26,7 @@ _FOR_ENGINES = (
     ("tensorrt", "tensorrt", "engines for every NVIDIA GPU, built on that GPU", "tensorrt"),
     ("tensorrt_rtx", "tensorrt_rtx", "engines for GeForce and RTX cards, built without one too", "rtx"),
     ("onnx", "onnx", "writes the graphs that engines are built from", "rtx"),
-    ("onnxruntime", "onnxruntime", "runs graphs on the CPU, to check them", "rtx"),
+    ("onnxruntime", "onnxruntime", "runs detectors, and graphs on the CPU to check them", "detect"),
     ("polygraphy", "polygraphy", "compares graphs with torch", "rtx"),
     ("cuda", "cuda.bindings.runtime", "tells build-engines which GPU is there", "rtx"),
 )
@@ -87,6 +87,7 @@ def judge(findings: list[Finding]) -> dict[str, bool]:
         "run the models on a CUDA GPU": models and gpu,
         "keep the pixels on it too": models and gpu and "cuda kernels" in ok,
         "detect faces": {"opencv", "face weights"} <= ok,
+        "detect with a YOLO file": "onnxruntime" in ok,
         "build engines": models and flavour and "onnx" in ok,
         "run engines": models and "engine gpu" in ok,
     }
@@ -189,7 +190,7 @@ def _opencv() -> Finding:
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError as error:
-        return Finding("opencv", "optional", f"{error}; --detect needs it", install_command("detect"))
+        return Finding("opencv", "optional", f"{error}; --detect face needs it", install_command("detect"))
     return Finding("opencv", "ok", str(cv2.__version__))
 
 

@@ -98,6 +98,8 @@ def _files_read(args: argparse.Namespace, source: Source) -> Iterator[NamedFile]
     if args.masks is not None:
         for path in list_images(args.masks) if args.masks.is_dir() else [args.masks]:
             yield "--masks", path
+    if isinstance(args.detect, Path):
+        yield "--detect", args.detect
     for name, path in model_files(args):
         for file in path.rglob("*") if path.is_dir() else [path]:
             yield name, file

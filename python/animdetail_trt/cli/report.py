@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from animdetail_trt.models.pipe import BasicPipe
     from animdetail_trt.segs import SEGS
 
-_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow", "av", "safetensors", "opencv-python-headless")
+_PACKAGES = (
+    "torch", "diffusers", "transformers", "numpy", "pillow", "av", "safetensors", "opencv-python-headless",
+    "onnxruntime",
+)  # fmt: skip
 _NOT_PARAMETERS = {"run", "default_of", "quiet", "command_line"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,15 @@ from animdetail_trt.errors import InputError, MediaError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from animdetail_trt.detect.faces import MaskShape
     from animdetail_trt.media.clip import Clip, Source
     from animdetail_trt.segs import SEGS
 
 Finder = Callable[["Clip"], "SEGS"]
+
+FACE = "face"
+"""What --detect finds without a file."""
+FACE_CONFIDENCE, OBJECT_CONFIDENCE = 0.9, 0.5
+"""What is sure enough: for MTCNN, whose sure faces are near 1; for a file, the Impact Pack's threshold."""
 
 
 def file_finder(path: Path) -> Finder:
@@ -70,20 +74,35 @@ def _why_none(drawn: Source, masks: Tensor, drop_size: int) -> str:
     return f"{told}. Draw what is to be detailed in white."
 
 
-def faces_finder(crop_factor: float, mask_shape: MaskShape, min_confidence: float) -> Finder:
-    from animdetail_trt.detect.faces import detect_faces
-    from animdetail_trt.detect.mtcnn import FaceDetector
+def detector_finder(
+    named: str | Path, labels: Sequence[str] | None, min_confidence: float | None, **options: Any
+) -> Finder:
+    """``named`` is FACE or a detector's file; ``options`` go to detect_objects."""
+    detect: Callable[..., SEGS]
+    if isinstance(named, Path):
+        from animdetail_trt.detect.objects import detect_objects as detect
+        from animdetail_trt.detect.yolo import YoloDetector
 
-    detector = FaceDetector()
+        if not named.is_file():
+            raise InputError(f"--detect {named} is no file. Write {FACE}, or the path of a detector in ONNX.")
+        detector: Any = YoloDetector(named, labels)
+        least, sought = OBJECT_CONFIDENCE, " or ".join(detector.labels[:3])
+        sought += " or another of its classes" if len(detector.labels) > 3 else ""
+    else:
+        from animdetail_trt.detect.faces import detect_faces as detect
+        from animdetail_trt.detect.mtcnn import FaceDetector
+
+        detector, least, sought = FaceDetector(), FACE_CONFIDENCE, "face"
+    least = least if min_confidence is None else min_confidence
 
     def find(clip: Clip) -> SEGS:
-        segs = detect_faces(
-            clip.frames, crop_factor=crop_factor, mask=mask_shape, min_confidence=min_confidence, detector=detector
-        )
+        from animdetail_trt.detect.objects import MIN_PRESENCE
+
+        segs = detect(clip.frames, detector=detector, min_confidence=least, **options)
         if not segs[1]:
             raise InputError(
-                f"no face of confidence {min_confidence:g} or more was found in {clip.source.path}. "
-                "Lower --min-confidence, or name the region with --masks or --segs."
+                f"no {sought} of confidence {least:g} or more was found in {clip.source.path}, or in less than "
+                f"{MIN_PRESENCE:.0%} of it. Lower --min-confidence, or name the region with --masks or --segs."
             )
         return segs
 

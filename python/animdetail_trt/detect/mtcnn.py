@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from animdetail_trt.detect.boxes import Detection, survivors
 from animdetail_trt.errors import UnavailableError
 from animdetail_trt.extras import install_command
 
@@ -28,12 +29,6 @@ _THRESHOLDS = (0.6, 0.7, 0.7)
 """Least score after the proposal, refinement and output network (the paper's released ones)."""
 
 
-class Face(NamedTuple):
-    bbox: tuple[float, float, float, float]
-    """x1, y1, x2, y2 in pixels; may reach over the frame's edge."""
-    confidence: float
-
-
 class FaceDetector:
     """Loads the networks; ``find`` runs them on one picture. Raises UnavailableError where a package is missing."""
 
@@ -44,7 +39,7 @@ class FaceDetector:
             self._cv2.dnn.readNetFromONNX(str(folder / f"{name}.onnx")) for name in ("pnet", "rnet", "onet")
         )
 
-    def find(self, picture: NDArray[np.uint8], min_face_px: int = 20) -> list[Face]:
+    def find(self, picture: NDArray[np.uint8], min_face_px: int = 20) -> list[Detection]:
         """Faces in a uint8 (h, w, 3) RGB picture, best first, those of ``min_face_px`` and more on a side."""
         pixels: NDArray[np.float32] = (picture.astype(np.float32) - 127.5) / np.float32(128)
         boxes = self._propose(pixels, min_face_px)
@@ -53,8 +48,11 @@ class FaceDetector:
             (self._output, 48, ("dense_5", "softmax_2"), _THRESHOLDS[2]),
         ):
             boxes = self._refine(pixels, _squared(boxes), network, size, outputs, threshold)
-        boxes = boxes[_survivors(boxes, 0.7, of_smaller=True)]
-        return [Face((float(x1), float(y1), float(x2), float(y2)), float(score)) for x1, y1, x2, y2, score in boxes]
+        boxes = boxes[survivors(boxes, 0.7, of_smaller=True)]
+        return [
+            Detection((float(x1), float(y1), float(x2), float(y2)), float(score), "face")
+            for x1, y1, x2, y2, score in boxes
+        ]
 
     def _propose(self, pixels: NDArray[np.float32], min_face_px: int) -> Boxes:
         """Every window of an image pyramid that may be a face."""
@@ -69,10 +67,10 @@ class FaceDetector:
             x, y = np.nonzero(scores[0, :, :, 1] >= _THRESHOLDS[0])
             corner = np.stack([x, y, x, y], 1) * _STRIDE + (0, 0, _CELL, _CELL)
             boxes = _moved(corner / scale, offsets[0, x, y], scores[0, x, y, 1])
-            found.append(boxes[_survivors(boxes, 0.5)])
+            found.append(boxes[survivors(boxes, 0.5)])
             scale *= _PYRAMID_STEP
         boxes = np.concatenate(found)
-        return boxes[_survivors(boxes, 0.7)]
+        return boxes[survivors(boxes, 0.7)]
 
     def _refine(
         self,
@@ -91,7 +89,7 @@ class FaceDetector:
         offsets, scores = self._forward(network, outputs)
         kept = scores[:, 1] >= threshold
         moved = _moved(boxes[kept, :4], offsets[kept], scores[kept, 1])
-        return moved[_survivors(moved, 0.7)]
+        return moved[survivors(moved, 0.7)]
 
     @staticmethod
     def _forward(network: Any, outputs: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -144,21 +142,3 @@ def _squared(boxes: Boxes) -> Boxes:
     centre = (boxes[:, :2] + boxes[:, 2:4]) / 2
     half = (boxes[:, 2:4] - boxes[:, :2]).max(1, keepdims=True) / 2
     return np.concatenate([centre - half, centre + half, boxes[:, 4:]], 1)
-
-
-def _survivors(boxes: Boxes, threshold: float, of_smaller: bool = False) -> NDArray[np.intp]:
-    """Greedy non-maximum suppression: indices of the boxes kept, best first.
-
-    A box falls when it shares more than ``threshold`` of the union with a better one, or of the smaller of both.
-    """
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    order = np.argsort(-boxes[:, 4], kind="stable")
-    kept: list[int] = []
-    while order.size:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        overlap = np.minimum(boxes[best, 2:4], boxes[rest, 2:4]) - np.maximum(boxes[best, :2], boxes[rest, :2])
-        shared = overlap.clip(min=0).prod(1)
-        whole = np.minimum(area[best], area[rest]) if of_smaller else area[best] + area[rest] - shared
-        order = rest[shared <= threshold * whole]
-    return np.array(kept, dtype=np.intp)
