@@ -230,7 +230,9 @@ def test_detectors_that_are_of_no_use(refused: Callable[..., str], tmp_path: Pat
     assert "no a or b of confidence 0.99 or more was found in" in refused(
         label="a, b", min_confidence=0.99, input=folder, output=tmp_path / "out", **detect
     )
-    assert "no a or b or c or" not in refused(min_confidence=1, **detect)
+    assert "no a or b or c of confidence 1 or more was found in" in refused(
+        min_confidence=1, input=folder, output=tmp_path / "out", **detect
+    )
     assert "--report" in refused(report=tmp_path / "shapes.onnx", **detect)
     write_detector(tmp_path / "pose.onnx", facts={"task": "pose"})
     assert "for the task 'pose'" in refused(segs=None, detect=tmp_path / "pose.onnx")
@@ -281,10 +283,22 @@ def test_wrong_textual_inversions(refused: Callable[..., str], tmp_path: Path) -
     save_file({"lora_unet_mid.lora_up.weight": np.zeros(1)}, lora)
     assert "cannot be used as a textual inversion: it is a LoRA" in refused(embedding=lora, prompt="embedding:lora")
     assert "does not exist" in refused(embedding=tmp_path / "none.safetensors")
-    for negative in ("", "bad-hands", "embedding:bad-feet"):
-        message = "bad-hands.safetensors is in no prompt. Write embedding:bad-hands there, or leave it out."
+    for negative in ("", "bad-hands", "embedding:bad-feet", "blurry,embedding:bad-hands", "embedding:bad-hands2"):
+        message = "bad-hands.safetensors is in no prompt. Write embedding:bad-hands there, at its start or behind"
         assert message in refused(embedding=hands, negative=negative)
-    assert "in no prompt" not in refused(embedding=hands, negative="(embedding:bad-hands:1.2)", steps=0)
+    brackets = tmp_path / "bad(1).safetensors"
+    save_file({"emb_params": np.zeros((2, 64), np.float32)}, brackets)
+    assert r"Write embedding:bad\(1\) there" in refused(embedding=brackets)
+    unreadable = {"segs": None, "masks": tmp_path / "none.png"}  # which is looked at later
+    for embedding, negative in (
+        (hands, "(embedding:bad-hands:1.2)"),
+        (hands, "blurry, embedding:SD15/bad-hands.safetensors, dark"),
+        (brackets, r"embedding:bad\(1\)"),
+    ):
+        assert "none.png does not exist" in refused(embedding=embedding, negative=negative, **unreadable)
+    save_file({"emb_params": np.zeros((2, 64), np.float32)}, tmp_path / "my hands.safetensors")
+    told = refused(embedding=tmp_path / "my hands.safetensors", negative="embedding:my hands")
+    assert "my hands.safetensors: a space or a comma ends a name. Rename the file" in told
     assert "it is a textual inversion embedding. Give it as a textual inversion: --embedding" in refused(vae=hands)
 
 

@@ -205,6 +205,10 @@ def test_tensorrt_s_engines_are_for_one_model_of_gpu(
     engines: Callable[..., Any], store: Store, model: Path, machine: SimpleNamespace
 ) -> None:
     machine.versions = {"tensorrt": "11.4"}
+    add(store, model=model, target=Target("tensorrt", "11.4", "8.9"))
+    assert lacks(engines) == ["it is for no one model of GPU: build it again"]
+    for file in store.folder.glob("unet-*"):
+        file.unlink()
     add(store, model=model, target=Target("tensorrt", "11.4", "8.9", "L40S"))
     assert lacks(engines) == ["no L40S here; there is L4"]
     machine.cards.append(Card(1, "L40S", "8.9", 48 << 30, "13.0"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -584,3 +586,19 @@ def test_engine_is_counted_and_unloaded_when_asked(seen: stand_in.Seen, monkeypa
     assert patcher.partially_unload("cpu", 10) == 1000
     assert closed == [True]
     assert patcher.loaded_size() == 0
+
+
+def test_an_engine_goes_with_its_runner(seen: stand_in.Seen) -> None:
+    """At once: what lies in a cycle keeps the GPU's memory until it is found."""
+
+    class Engine:
+        def unload(self) -> None: ...
+
+    engine = Engine()
+    gone, patcher = weakref.ref(engine), host.patcher_of_engine(engine.unload, 1000)
+    gc.disable()
+    try:
+        del engine, patcher
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -91,10 +91,10 @@ def test_each_side_is_scaled_by_what_it_was_rounded_to(path: Path) -> None:
 
 def test_the_grey_around_is_the_trained_one(path: Path) -> None:
     """A black picture scores nothing; boxes of the grey beside it reach into it."""
-    write_detector(path, boxes=[(3, 1)], weights=[[1, 1, 1]], facts={"names": "['bright']"})
+    write_detector(path, boxes=[(3, 1)], weights=[[0.5, 0.5, 0.5]], facts={"names": "['bright']"})
     found = YoloDetector(path).find(np.zeros((32, 64, 3), np.uint8))
     assert len(found) == 16
-    assert [seen.confidence for seen in found] == pytest.approx([3 * 114 / 255] * 16)
+    assert [seen.confidence for seen in found] == pytest.approx([1.5 * 114 / 255] * 16)
 
 
 def test_of_overlapping_boxes_the_best_remains(path: Path) -> None:
@@ -269,3 +269,11 @@ def test_a_clip_becomes_segs(path: Path) -> None:
     [still] = [seg for seg in segs if seg.label == "red"]
     assert still.bbox == (8, 40, 16, 48)
     assert still.confidence == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_scores_beyond_certainty_are_refused(path: Path, end_to_end: bool) -> None:
+    """They would be written to reports and SEGS files, which read none such."""
+    detector = YoloDetector(write_detector(path, boxes=[(1.0, 40.0)], end_to_end=end_to_end))
+    with pytest.raises(CheckpointError, match="its scores reach 40, and 1 is certain"):
+        detector.find(np.full((64, 64, 3), (255, 0, 0), np.uint8))

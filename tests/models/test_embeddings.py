@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from animdetail_trt import load_pipe
 from animdetail_trt.errors import CheckpointError, InputError
-from animdetail_trt.models.embeddings import read_embeddings
-from animdetail_trt.models.prompt import END, encode_text, file_stem, tokenize
+from animdetail_trt.models.embeddings import names_of, read_embeddings
+from animdetail_trt.models.prompt import END, embeddings_in, encode_text, file_stem, tokenize
 from animdetail_trt.models.text import ClipText
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference_runs" / "embedding_tokens.json").read_text())
@@ -56,6 +56,27 @@ def test_vectors_of_known_words_read_as_those_words(weights):
     assert not torch.equal(clip.encode("a embedding:spots")[0], clip.encode("a embedding:dark")[0])
 
 
+def test_a_file_s_name_is_what_a_prompt_calls_it(tmp_path):
+    for name in ("old.pt.safetensors", "bad(1).safetensors", "x:1.safetensors"):
+        save_file({"emb_params": torch.ones(1, 64)}, tmp_path / name)
+    found = read_embeddings(sorted(tmp_path.iterdir()))
+    ids = {name: range(END + 1, END + 2) for name in found}
+    for prompt in ("embedding:old", "embedding:old.pt", r"embedding:bad\(1\)", "embedding:x:1"):
+        assert tokenize(prompt, ids)[0][1] == (END + 1, 1.0)
+        assert embeddings_in(prompt) & found.keys()
+    for name in ("my hands", "a,b", ".safetensors"):
+        with pytest.raises(InputError, match="a space or a comma ends a name"):
+            names_of([tmp_path / f"{name}.safetensors"])
+
+
+def test_a_name_without_a_space_before_it_is_told(weights, caplog):
+    clip = ClipText.from_state_dict(weights, embeddings={"spots": torch.zeros(1, 64)})
+    clip.encode("cat,embedding:spots")
+    assert caplog.messages == [
+        "encoded as words: embedding:spots. A textual inversion needs a space before it",
+    ]
+
+
 def test_what_is_not_there_is_left_out_and_told(weights, caplog):
     clip = ClipText.from_state_dict(weights, embeddings={"spots": torch.zeros(1, 64)})
     assert torch.equal(clip.encode("a embedding:spot b")[0], clip.encode("a b")[0])
@@ -70,13 +91,16 @@ def test_what_is_not_there_is_left_out_and_told(weights, caplog):
         ({"emb_params": torch.ones(3, 64)}, 3),
         ({"<cat-toy>": torch.ones(64)}, 1),
         ({"*": torch.ones(2, 64, dtype=torch.float16)}, 2),
+        ({"emb_params": torch.ones(2, 64).to(torch.float8_e4m3fn)}, 2),
         ({"clip_g": torch.ones(2, 80), "clip_l": torch.ones(2, 64)}, 2),
     ],
 )
 def test_every_layout_of_a_file(tmp_path, tensors, count):
     save_file(tensors, tmp_path / "bad.hands-5.safetensors")
     found = read_embeddings([tmp_path / "bad.hands-5.safetensors"])
-    assert {name: rows.shape for name, rows in found.items()} == {"bad.hands-5": (count, 64)}
+    assert {name: (rows.shape, rows.dtype) for name, rows in found.items()} == {
+        "bad.hands-5": ((count, 64), torch.float32)
+    }
 
 
 @pytest.mark.parametrize(
@@ -87,6 +111,8 @@ def test_every_layout_of_a_file(tmp_path, tensors, count):
         ({"emb_params": torch.ones(1, 2, 64)}, r"emb_params \(1, 2, 64\)"),
         ({"emb_params": torch.ones(2, 64, dtype=torch.int32)}, "no textual inversion"),
         ({"emb_params": torch.full((2, 64), torch.nan)}, "holds NaN"),
+        ({"emb_params": torch.ones(0, 64)}, "no textual inversion"),
+        ({"emb_params": torch.ones(2, 0)}, "no textual inversion"),
     ],
 )
 def test_other_files_are_named(tmp_path, tensors, message):

@@ -146,12 +146,16 @@ def test_tensorrt_builds_for_the_card_of_that_generation(
 def test_the_builders_thread_takes_the_targets_card(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime")
     chosen: list[int] = []
-    monkeypatch.setattr(runtime, "cudaSetDevice", chosen.append)
+    answers = [runtime.cudaError_t.cudaSuccess, runtime.cudaError_t.cudaSuccess, runtime.cudaError_t.cudaErrorNoDevice]
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda index: (answers[len(chosen)], chosen.append(index))[:1])
+    monkeypatch.setattr(runtime, "cudaGetErrorString", lambda status: (None, b"it is gone"))
     cards = [flavour.Card(0, "T4", "7.5", 1, "13.0"), flavour.Card(1, "L4", "8.9", 1, "13.0")]
     monkeypatch.setattr(flavour, "find_cards", lambda: (cards, ""))
     for card, capability in (("L4", "8.9"), ("T4", "7.5"), ("L4", "7.5")):
         flavour.use_card(Target("tensorrt", "11.4", capability, card))
     assert chosen == [1, 0]
+    with pytest.raises(EngineError, match="cannot build on L4: it is gone"):
+        flavour.use_card(Target("tensorrt", "11.4", "8.9", "L4"))
 
 
 @needs_rtx

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,19 +55,21 @@ def workspace() -> Workspace:
 
 @pytest.fixture
 def open_session(tmp_path: Path, trt: FakeTensorRT, workspace: Workspace) -> Callable[..., EngineSession]:
-    """A session of the affine model; ``reads`` counts how often its plan was read."""
+    """A session of the affine model; ``reads`` has an item for each time that its plan was read."""
 
     def make(trt: FakeTensorRT = trt, dtype: Any = np.float32, **options: Any) -> EngineSession:
         inputs, profiles = options.pop("inputs", INPUTS), options.pop("profiles", (SMALL, LARGE))
         path = affine_model(tmp_path / "affine.onnx", options.pop("dims", inputs["x"]), dtype=dtype)
         plan = plan_bytes(path, profiles)
 
+        reads: list[str] = []  # not counted on the session, which would be part of a cycle then
+
         def read() -> bytes:
-            opened.reads += 1  # type: ignore[attr-defined]
+            reads.append("read")
             return plan
 
         opened = EngineSession(trt, read, inputs, profiles, CPU, options.pop("workspace", workspace), **options)
-        opened.reads = 0  # type: ignore[attr-defined]
+        opened.reads = reads  # type: ignore[attr-defined]
         return opened
 
     return make
@@ -186,7 +188,7 @@ def test_what_no_profile_covers_is_named(open_session: Any) -> None:
         UncoveredError, match=r"covers h from 4 to 16 \(latents, 8 pixels each\), this run has h=17.*--size"
     ):
         engine.run({"x": batch(h=17)})
-    assert engine.reads == 0
+    assert len(engine.reads) == 0
 
 
 @pytest.mark.parametrize(("axis", "option"), [("f", "--frames"), ("w", "--size"), ("n", "other --frames or --size")])
@@ -222,7 +224,7 @@ def test_wrong_inputs_are_refused_before_anything_is_loaded(
     engine = open_session()
     with pytest.raises(InputError, match=complaint):
         engine.run(tensors)
-    assert engine.reads == 0
+    assert len(engine.reads) == 0
 
 
 def test_axes_must_agree_between_inputs() -> None:
@@ -238,12 +240,12 @@ def test_axes_must_agree_between_inputs() -> None:
 
 def test_lazy_load_and_unload(open_session: Any, trt: FakeTensorRT, workspace: Workspace) -> None:
     engine, x = open_session(), batch()
-    assert (engine.reads, engine.loaded) == (0, False)
+    assert (len(engine.reads), engine.loaded) == (0, False)
     engine.unload()
     for load in (1, 2):
         assert torch.equal(engine.run({"x": x}), affine(x))
         engine.run({"x": x})
-        assert (engine.reads, engine.loaded, len(trt.alive)) == (load, True, 1)
+        assert (len(engine.reads), engine.loaded, len(trt.alive)) == (load, True, 1)
         engine.unload()
         assert (engine.loaded, len(trt.alive), workspace.size, len(workspace.residency)) == (False, 0, 0, 0)
 
@@ -738,7 +740,6 @@ def test_an_engine_that_is_dropped_takes_its_memory_with_it(
     engine.run({"x": batch()})
     assert (workspace.size > 0, len(trt.alive)) == (True, 1)
     del engine
-    gc.collect()
     assert (workspace.size, len(workspace.residency), len(trt.alive)) == (0, 0, 0)
 
 
@@ -747,7 +748,6 @@ def test_an_engine_that_is_dropped_leaves_the_buffer_to_others(open_session: Any
     for each in (engine, other):
         each.run({"x": batch()})
     del engine
-    gc.collect()
     assert (workspace.size > 0, len(workspace.residency)) == (True, 1)
     assert torch.equal(other.run({"x": batch()}), affine(batch()))
 
@@ -758,7 +758,6 @@ def test_kernels_of_an_engine_that_nobody_unloads_are_kept(
     engine = open_session(rtx, runtime_cache=tmp_path / "unet.cache")
     engine.run({"x": batch()})
     del engine
-    gc.collect()
     assert (tmp_path / "unet.cache").read_bytes().count(b"\n") == 1
 
 
@@ -851,6 +850,24 @@ def test_a_full_device_unloads_the_other_engines_once(
         engine.run({"x": batch()})
 
 
+def test_an_output_that_finds_the_device_full_unloads_the_other_engines(
+    open_session: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, engine = open_session(), open_session()
+    for each in (idle, engine):
+        each.run({"x": batch()})
+    empty = torch.empty
+
+    def full(*arguments: Any, **options: Any) -> Tensor:
+        if idle.loaded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(*arguments, **options)
+
+    monkeypatch.setattr(torch, "empty", full)
+    assert torch.equal(engine.run({"x": batch()}), affine(batch()))
+    assert not idle.loaded
+
+
 def test_a_plan_that_finds_the_device_full_unloads_the_other_engines(
     open_session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -867,6 +884,80 @@ def test_a_plan_that_finds_the_device_full_unloads_the_other_engines(
     monkeypatch.setattr(Runtime, "deserialize_cuda_engine", full)
     assert torch.equal(engine.run({"x": batch()}), affine(batch()))
     assert not idle.loaded
+
+
+def test_what_is_dropped_while_an_engine_runs_is_freed_afterwards(
+    open_session: Any, workspace: Workspace, captures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A garbage collection may come at any time: within a capture a wait for the stream would break it off."""
+    engine, waste = open_session(), [open_session()]
+    waste[0].run({"x": batch()})
+    inside: list[bool] = []
+    waits: list[bool] = []
+    capture = session.capture
+
+    def collected(enqueue: Callable[[], None], workspace: Workspace) -> Callable[[], None]:
+        inside.append(True)
+        waste.clear()
+        launch = capture(enqueue, workspace)
+        inside.clear()
+        return launch
+
+    monkeypatch.setattr(workspace, "synchronize", lambda: waits.append(bool(inside)))
+    monkeypatch.setattr(session, "capture", collected)
+    for _ in range(3):
+        assert torch.equal(engine.run({"x": batch()}), affine(batch()))
+    assert captures == ["capture", "launch"]
+    assert (waits, len(workspace.residency)) == ([False], 1)
+
+
+def test_what_another_thread_drops_is_freed_by_the_one_at_work(workspace: Workspace) -> None:
+    freed: list[str] = []
+    with workspace.occupied():
+        other = threading.Thread(target=workspace.drop, args=[lambda: freed.append(threading.current_thread().name)])
+        other.start()
+        other.join()
+        assert freed == []
+    assert freed == [threading.current_thread().name]
+    workspace.drop(lambda: freed.append("at once"))
+    assert freed[1:] == ["at once"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("CUDA error: unspecified launch failure")])
+def test_a_wait_that_fails_while_cleaning_up_leaves_nothing_loaded(
+    tmp_path: Path, trt: FakeTensorRT, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    plan = plan_bytes(affine_model(tmp_path / "affine.onnx", INPUTS["x"]), (SMALL,), refittable=True)
+    base = {"scale": torch.arange(2.0, 6).reshape(4, 1, 1), "shift": torch.arange(4.0, 0, -1).reshape(4, 1, 1)}
+    changed = {"scale": base["scale"] + 1}
+    engine = EngineSession(trt, lambda: plan, INPUTS, [SMALL], CPU, workspace, weights_at_load=lambda: (base, changed))
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Refitter, "refit_cuda_engine_async", fail)
+        patch.setattr(workspace, "synchronize", fail)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            engine.run({"x": batch()})
+    assert (engine.loaded, len(workspace.residency)) == (False, 0)
+    assert torch.equal(engine.run({"x": batch()}), batch() * changed["scale"] + base["shift"])
+
+
+def test_an_interrupted_capture_is_waited_for(
+    open_session: Any, captures: list[str], waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_session()
+    engine.run({"x": batch()})
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "capture", interrupted)
+    before = len(waits)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run({"x": batch()})
+    assert len(waits) == before + 1
 
 
 # The real library, which has no device here

@@ -129,7 +129,7 @@ def test_runs_keep_their_place_in_the_callers_stream_and_wait_for_nothing(make: 
 
 
 @pytest.mark.parametrize("cuda_graphs", [0, 4])
-def test_profiles_take_turns_and_nobody_waits_between(make: Any, cuda_graphs: int) -> None:
+def test_profiles_take_turns_and_outputs_are_read_at_the_end(make: Any, cuda_graphs: int) -> None:
     session, weights = make(cuda_graphs=cuda_graphs), random_weights()
     pictures = [noise(*size, seed) for seed in range(6) for size in ((1, 16, 16), (4, 128, 128), (2, 32, 32))]
     outs = [session.run({"x": x}) for x in pictures]

@@ -28,7 +28,7 @@ _FOR_ENGINES = (
     ("onnx", "onnx", "writes the graphs that engines are built from", "rtx"),
     ("onnxruntime", "onnxruntime", "runs detectors, and graphs on the CPU to check them", "detect"),
     ("polygraphy", "polygraphy", "compares graphs with torch", "rtx"),
-    ("cuda", "cuda.bindings.runtime", "tells build-engines which GPU is there", "rtx"),
+    ("cuda", "cuda.bindings.runtime", "tells build-engines which GPU is there, makes CUDA graphs", "rtx"),
 )
 
 _MARKS: dict[Status, str] = {"ok": "[green]✓[/]", "missing": "[red]✗[/]", "optional": "[yellow]-[/]"}

@@ -73,6 +73,8 @@ class Here:
             yield f"no GPU here ({reason})"
         elif target.compute_capability not in (there := sorted({card.capability for card in cards})):
             yield f"no GPU of compute capability {target.compute_capability} here; there is {', '.join(there)}"
+        elif target.flavour == "tensorrt" and not target.card:
+            yield "it is for no one model of GPU: build it again"
         elif target.card and target.card not in (names := sorted({card.name for card in cards})):
             yield f"no {target.card} here; there is {', '.join(names)}"
 

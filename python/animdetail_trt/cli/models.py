@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -143,13 +142,18 @@ def check_models(args: argparse.Namespace) -> None:
 
 def _check_embeddings(args: argparse.Namespace) -> None:
     """Raise InputError for a textual inversion that no prompt names."""
-    from animdetail_trt.models.prompt import file_stem
+    from animdetail_trt.models.embeddings import names_of
+    from animdetail_trt.models.prompt import embeddings_in
 
     prompts = (args.prompt, args.negative, args.refiner_prompt, args.refiner_negative)
-    for path in args.embedding:
-        name = file_stem(path.name)
-        if not any(re.search(rf"embedding:\S*{re.escape(name)}", prompt or "") for prompt in prompts):
-            raise InputError(f"--embedding {path} is in no prompt. Write embedding:{name} there, or leave it out.")
+    called = {name for prompt in prompts for name in embeddings_in(prompt or "")}
+    for name, path in names_of(args.embedding).items():
+        if name not in called:
+            written = name.replace("(", "\\(").replace(")", "\\)")
+            raise InputError(
+                f"--embedding {path} is in no prompt. Write embedding:{written} there, at its start or behind a space, "
+                "or leave it out."
+            )
 
 
 def check_frames(args: argparse.Namespace, count: int) -> None:

@@ -70,7 +70,8 @@ def _why_none(drawn: Source, masks: Tensor, drop_size: int) -> str:
         return f"hold no region larger than {drop_size} pixels. Lower --drop-size."
     if brightest == 0 and drawn.is_transparent():
         return "are black, and drawn in their alpha channel, which is not read. Save them as white on black."
-    told = "are all black" if brightest == 0 else f"are too dark: their brightest pixel is {255 * brightest:.0f} of 255"
+    black = "are all black" if drawn.video is None else "are all black, or nearly"
+    told = black if brightest == 0 else f"are too dark: their brightest pixel is {255 * brightest:.0f} of 255"
     return f"{told}. Draw what is to be detailed in white."
 
 

@@ -477,13 +477,15 @@ def patcher_of_engine(close: Callable[[], None], size_bytes: int) -> Any:
 
         def detach(self, unpatch_all: bool = True) -> Any:
             if unpatch_all:  # else a clone takes over
-                close()
+                self.model.close()
                 self.model.model_loaded_weight_memory = 0
                 self.model.device = self.offload_device
             return self.model
 
     holder = torch.nn.Module()
     holder.name = "TensorRT engine"  # type: ignore[assignment]
+    # Here, and not in the class: of a class there is always a cycle, and the engine would stay until it is found.
+    holder.close = close  # type: ignore[assignment]
     management = comfy.model_management
     return EnginePatcher(
         holder, management.get_torch_device(), management.unet_offload_device(), size=max(1, size_bytes)

@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 _GREY = 114 / 255
 _SAME_THING_IOU = 0.7
 _MOST_BOXES = 300
+_MOST_SURE = 1.01  # with what float16 rounds
 _USUAL_SIDE_PX = 640
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -77,6 +78,8 @@ class YoloDetector:
         box = fit_letterbox((width, height), self.input_size)
         boxes, scores, classes = self._read(self._run(_drawn(picture, box, self.input_size))[0][0])
         wanted = np.isin(classes, [index for index, name in enumerate(self.names) if name in self.labels])
+        if (scores > _MOST_SURE).any():
+            raise _another_layout(self.path, f"its scores reach {scores.max():g}, and 1 is certain")
         usable = wanted & (scores > 0) & np.isfinite(boxes).all(1)
         boxes, scores, classes = boxes[usable], scores[usable], classes[usable]
         kept = self._best(boxes, scores, classes)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from animdetail_trt.errors import MediaError
@@ -33,8 +32,8 @@ logger = logging.getLogger(__name__)
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm")
 """What can be written; anything that FFmpeg knows can be read."""
 
-_ENCODING_NOISE = 1 / 16
-"""Of white: what a lossy encoder leaves of black around an edge is darker."""
+_ENCODING_NOISE = 16
+"""Of 255: what a lossy encoder leaves of black around an edge is darker."""
 
 OnFrame = Callable[[int], None]
 """Called with the number of frames done so far."""
@@ -119,14 +118,15 @@ def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor
 
 def read_mask_video(info: VideoInfo) -> Tensor:
     """MASK: float32 (f, h, w) in 0..1, the luminance of each frame; what is nearly black is taken for black."""
-    masks, _ = _read(info, _luminance)
-    return torch.where(masks < _ENCODING_NOISE, 0.0, masks)[..., 0]
+    masks, _ = _read(info, _drawn)
+    return masks[..., 0]
 
 
-def _luminance(rgb: np.ndarray) -> np.ndarray:
+def _drawn(rgb: np.ndarray) -> np.ndarray:
     from PIL import Image
 
-    return np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
+    luminance = np.asarray(Image.fromarray(rgb).convert("L"))[..., None]
+    return np.where(luminance < _ENCODING_NOISE, np.uint8(0), luminance)
 
 
 def _read(

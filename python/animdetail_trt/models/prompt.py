@@ -49,13 +49,21 @@ def tokenize(prompt: str, embeddings: Embeddings | None = None) -> list[list[Tok
     if not isinstance(prompt, str):
         raise InputError(f"a prompt is text; this one is a {type(prompt).__name__}: {prompt!r:.80}")
     _note_files(prompt, embeddings)
-    runs = (
-        [(token, weight) for token in run]
-        for text, weight in weighted_segments(prompt)
-        for part in re.split(rf"[ \n](?={_EMBEDDING})", text)
-        for run in _runs(part, embeddings)
-    )
+    runs = ([(token, weight) for token in run] for part, weight in _parts(prompt) for run in _runs(part, embeddings))
     return [[(START, 1.0), *chunk, *[(END, 1.0)] * (CHUNK_TOKENS - 1 - len(chunk))] for chunk in _fill_chunks(runs)]
+
+
+def embeddings_in(prompt: str) -> set[str]:
+    """The names of textual inversions that a prompt calls, with and without the commas around them."""
+    called = (part.removeprefix(_EMBEDDING).split()[:1] for part, _ in _parts(prompt) if part.startswith(_EMBEDDING))
+    return {file_stem(name) for first in called for word in first for name in (word, word.strip(","))}
+
+
+def _parts(prompt: str) -> Iterator[tuple[str, float]]:
+    """Text and weight, a textual inversion always at a text's start."""
+    for text, weight in weighted_segments(prompt):
+        for part in re.split(rf"[ \n](?={_EMBEDDING})", text):
+            yield part, weight
 
 
 def _runs(text: str, embeddings: Embeddings | None) -> Iterator[Sequence[int]]:
@@ -73,13 +81,17 @@ def _runs(text: str, embeddings: Embeddings | None) -> Iterator[Sequence[int]]:
             )  # fmt: skip
         yield found or ()
         text = " ".join(words)
+    if embeddings and (names := _EMBEDDINGS.findall(text)):
+        logger.warning("encoded as words: %s. A textual inversion needs a space before it", ", ".join(names))
     yield encode_text(text)
 
 
 def file_stem(name: str) -> str:
     """What a textual inversion is called: its file's name, without folder and suffix."""
     name = re.split(r"[/\\]", name)[-1]
-    return next((name.removesuffix(suffix) for suffix in _EMBEDDING_SUFFIXES if name.endswith(suffix)), name)
+    while name.endswith(_EMBEDDING_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _note_files(prompt: str, embeddings: Embeddings | None) -> None:

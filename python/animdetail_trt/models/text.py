@@ -16,6 +16,7 @@ from animdetail_trt.models.prompt import CHUNK_TOKENS, END, START, Embeddings, T
 # Where a text encoder lies in a file: single-file checkpoints, their merges that lost a level, transformers folders.
 _PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.", "text_model.", "")
 _TOKEN_TABLE = "embeddings.token_embedding.weight"
+_POSITION_TABLE = "embeddings.position_embedding.weight"
 _EMPTY_CHUNK: list[Token] = [(START, 1.0)] + [(END, 1.0)] * (CHUNK_TOKENS - 1)
 
 
@@ -44,7 +45,9 @@ class ClipText:
         embeddings: textual inversions by name, (n, d) each, for ``embedding:NAME`` in a prompt
         Raises CheckpointError where there is no such encoder, or a tensor is missing, unknown or of another shape.
         """
-        weights, ids = _with_rows(_find_weights(tensors), embeddings or {})
+        weights = _find_weights(tensors)
+        _check_family(weights)
+        weights, ids = _with_rows(weights, embeddings or {})
         model, layer_count = _build(weights, num_heads)
         # Loaded below the level that transformers 5 took away from CLIPTextModel.
         inner: Any = getattr(model, "text_model", model)
@@ -125,10 +128,22 @@ def _find_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _check_family(weights: Mapping[str, Tensor]) -> None:
+    vocabulary, _ = _matrix_shape(weights, _TOKEN_TABLE)
+    positions, _ = _matrix_shape(weights, _POSITION_TABLE)
+    if vocabulary <= END or positions < CHUNK_TOKENS:
+        raise CheckpointError(
+            f"the text encoder knows {vocabulary} tokens and {positions} positions; SD 1.5 needs {END + 1} and "
+            f"{CHUNK_TOKENS}. It belongs to another model family"
+        )
+
+
 def _with_rows(
     weights: dict[str, Tensor], embeddings: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, range]]:
     """The weights with the vectors of ``embeddings`` behind the table of tokens, and their ids there."""
+    if not embeddings:
+        return weights, {}
     count, width = _matrix_shape(weights, _TOKEN_TABLE)
     ids: dict[str, range] = {}
     for name, rows in embeddings.items():
@@ -147,14 +162,9 @@ def _build(weights: Mapping[str, Tensor], num_heads: int | None) -> tuple[nn.Mod
     from transformers import CLIPTextConfig, CLIPTextModel
 
     vocabulary, hidden_size = _matrix_shape(weights, _TOKEN_TABLE)
-    positions, _ = _matrix_shape(weights, "embeddings.position_embedding.weight")
+    positions, _ = _matrix_shape(weights, _POSITION_TABLE)
     intermediate_size, _ = _matrix_shape(weights, "encoder.layers.0.mlp.fc1.weight")
     layer_count = 1 + max(int(m[1]) for m in map(re.compile(r"encoder\.layers\.(\d+)\.").match, weights) if m)
-    if vocabulary <= END or positions < CHUNK_TOKENS:
-        raise CheckpointError(
-            f"the text encoder knows {vocabulary} tokens and {positions} positions; SD 1.5 needs {END + 1} and "
-            f"{CHUNK_TOKENS}. It belongs to another model family"
-        )
     heads = num_heads or guess_head_count(hidden_size)
     if hidden_size % heads:
         raise InputError(f"num_heads {heads} does not divide the text encoder's width {hidden_size}")

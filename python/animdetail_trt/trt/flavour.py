@@ -10,7 +10,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from animdetail_trt.errors import InputError, UnavailableError
+from animdetail_trt.errors import EngineError, InputError, UnavailableError
 from animdetail_trt.extras import install_command
 from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.log import EngineLog, engine_log
@@ -131,7 +131,7 @@ def find_cards() -> tuple[list[Card], str]:
 
 def use_card(target: Target) -> None:
     """Make the target's card this thread's: a new thread's is the first. Without cuda-python, which finds the cards, it
-    stays."""
+    stays. Raises EngineError where the driver refuses."""
     try:
         from cuda.bindings import runtime
     except ImportError:
@@ -139,7 +139,9 @@ def use_card(target: Target) -> None:
     wanted = target.card, target.compute_capability
     indices = [card.index for card in find_cards()[0] if (card.name, card.capability) == wanted]
     if indices:
-        runtime.cudaSetDevice(indices[0])
+        (status,) = runtime.cudaSetDevice(indices[0])
+        if status != runtime.cudaError_t.cudaSuccess:
+            raise EngineError(f"cannot build on {target.card}: {runtime.cudaGetErrorString(status)[1].decode()}")
 
 
 def _cards_of_torch(reason: str) -> tuple[list[Card], str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -87,6 +89,9 @@ class Workspace:
         self.peak = 0
         self._buffer: Tensor | None = None
         self._lane: torch.cuda.Stream | None = None
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._dropped: deque[Callable[[], None]] = deque()
 
     @property
     def size(self) -> int:
@@ -160,6 +165,23 @@ class Workspace:
                 torch.cuda.empty_cache()  # torch keeps freed memory for the stream that it was used on
 
     @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """While an engine is loaded, run or freed, with the device the current one, as the library asks for where it
+        takes no stream: what is dropped meanwhile, by whichever thread, is freed afterwards."""
+        with self._lock, self._guard():
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+        self._sweep()
+
+    def drop(self, free: Callable[[], None]) -> None:
+        """Call ``free``, which must raise nothing, as soon as no engine is at work."""
+        self._dropped.append(free)
+        self._sweep()
+
+    @contextmanager
     def turn(self) -> Iterator[int]:
         """The handle of the stream to run on; what is put there comes after all that the caller's stream was given
         before, and before all that it is given afterwards."""
@@ -184,10 +206,6 @@ class Workspace:
         """Makes the workspace's stream torch's current one."""
         return torch.cuda.stream(self.stream()) if self.device.type == "cuda" else nullcontext()
 
-    def guard(self) -> AbstractContextManager[object]:
-        """Makes the device the current one, as the library asks for where it takes no stream."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-
     def stream(self) -> torch.cuda.Stream:
         if self._lane is None:
             self._lane = torch.cuda.Stream(self.device)
@@ -197,6 +215,19 @@ class Workspace:
         """Wait until every engine has finished."""
         if self._lane is not None:
             self._lane.synchronize()
+
+    def _guard(self) -> AbstractContextManager[object]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _sweep(self) -> None:
+        while self._dropped and self._lock.acquire(blocking=False):  # whoever holds it sweeps when it is done
+            try:
+                if self._depth:
+                    return
+                with self._guard():
+                    self._dropped.popleft()()
+            finally:
+                self._lock.release()
 
     def _allocate(self, size: int) -> None:
         with self.lane():

@@ -90,6 +90,10 @@ class Replays:
             self._before_drop()
             self._kept.clear()
 
+    def forget(self) -> None:
+        """As ``clear``, by one who has waited, or who cannot."""
+        self._kept.clear()
+
     def stop(self) -> None:
         """Capture nothing any more."""
         self.clear()
@@ -122,7 +126,8 @@ def capture(enqueue: Launch, workspace: Workspace) -> Launch:
     def launch() -> None:
         _checked(driver, driver.cuGraphLaunch(executable, stream))
 
-    finalize(launch, driver.cuGraphExecDestroy, executable)  # the caller sees to it that it is not running
+    # When the process ends, the session's own finaliser has dropped it, after a wait.
+    finalize(launch, driver.cuGraphExecDestroy, executable).atexit = False
     return launch
 
 

@@ -18,7 +18,17 @@ from animdetail_trt.errors import EngineError, FullDeviceError, InputError, Unco
 from animdetail_trt.trt.execution import REBUILD, Context, Execution, Plan
 from animdetail_trt.trt.log import engine_log
 from animdetail_trt.trt.memory import Workspace
-from animdetail_trt.trt.profile import FLAG_OF_AXIS, Inputs, Profile, axis_of, extent, shape_of, sizes_of, tightest
+from animdetail_trt.trt.profile import (
+    FLAG_OF_AXIS,
+    Inputs,
+    Profile,
+    Shape,
+    axis_of,
+    extent,
+    shape_of,
+    sizes_of,
+    tightest,
+)
 from animdetail_trt.trt.refit import Coverage, Refit
 from animdetail_trt.trt.replay import Replay, Replays, capture
 
@@ -94,13 +104,14 @@ class _Held:
     refit: Refit | None = None
 
     def free(self) -> None:
-        if self.execution is None:
+        """Nothing is loaded afterwards, whatever the wait for the device raises."""
+        execution, self.execution, self.refit = self.execution, None, None
+        if execution is None:
             return
-        with self.workspace.guard():
+        try:
             self.workspace.synchronize()
-            self.replays.clear()
-            self.refit = None
-            execution, self.execution = self.execution, None
+        finally:
+            self.replays.forget()
             execution.close()
 
     def abandon(self) -> None:
@@ -133,10 +144,10 @@ class _Call:
 class EngineSession(Session):
     """A TensorRT plan that is read when it is first run, and unloaded when the budget needs its place.
 
-    It runs after what the caller's current stream holds and before what comes next there. The host waits for
-    nothing but its own last run, where that had other shapes. Inputs are read where they lie, if they are contiguous
-    and of the engine's dtype and device; the output is torch's own memory, so that one session's output is the next
-    one's input without a copy. One thread at a time.
+    It runs after what the caller's current stream holds and before what comes next there. The host waits for nothing;
+    but where a context's shapes change, for what the card's engines were given before. Inputs are read where they lie,
+    if they are contiguous and of the engine's dtype and device; the output is torch's own memory, so that one session's
+    output is the next one's input without a copy. One thread at a time.
 
     Args:
         trt: the library's module, tensorrt or tensorrt_rtx.
@@ -177,7 +188,7 @@ class EngineSession(Session):
         self._plan_reader = plan_reader
         self._runtime_cache = runtime_cache
         self._held = _Held(workspace, Replays(cuda_graphs, workspace.synchronize))
-        finalize(self, self._held.abandon)
+        finalize(self, workspace.drop, self._held.abandon)
         self._base_weights: Mapping[str, Tensor] | None = None
         self._weights_at_load = weights_at_load
         self._weight_names = weight_names or {}
@@ -199,7 +210,7 @@ class EngineSession(Session):
         """
         sizes = read_sizes(self.inputs, inputs)
         profile = choose_profile(self.profiles, sizes)
-        with self.workspace.guard():
+        with self.workspace.occupied():
             execution = self._load()
             self.workspace.residency.use(self)
             tensors = {name: inputs[name].to(self.device, execution.dtypes[name]).contiguous() for name in self.inputs}
@@ -212,9 +223,12 @@ class EngineSession(Session):
         return output
 
     def unload(self) -> None:
-        if self.loaded:
-            self._held.free()
-            self.workspace.retire(self)
+        with self.workspace.occupied():
+            if self.loaded:
+                try:
+                    self._held.free()
+                finally:
+                    self.workspace.retire(self)
 
     def set_weights(self, changed: Mapping[str, Tensor]) -> Coverage:
         """Run with these weights in place of the base's from now on, unloaded or not; none for the base's alone.
@@ -222,7 +236,7 @@ class EngineSession(Session):
         A pipe's weights stay as ``weights_at_load`` gave them: only the tests of refitting call this.
         Raises EngineError where the engine cannot take them; the weights from before stay.
         """
-        with self.workspace.guard():
+        with self.workspace.occupied():
             self._load()
             try:
                 coverage = self._refit_engine(changed)
@@ -247,8 +261,10 @@ class EngineSession(Session):
             if self._changed:
                 self._refit_engine(self._changed)
         except BaseException:  # an interrupt too: half loaded, it would run with the weights that it was built with
-            held.abandon()
-            self.workspace.retire(self)
+            try:
+                held.abandon()
+            finally:
+                self.workspace.retire(self)
             raise
         return held.execution
 
@@ -275,13 +291,21 @@ class EngineSession(Session):
                 return captured
         context = execution.context
         self._prepare(context, call, stream)
-        output = torch.empty(context.output_shape(), dtype=execution.dtypes[execution.output], device=self.device)
+        output = self._output(context.output_shape(), execution.dtypes[execution.output])
         self.workspace.follow()
         context.bind(call.tensors, output)
         context.enqueue(stream)
         if self.device.type == GRAPH_DEVICE and call.nbytes + output.nbytes <= CAPTURED_BYTES:
             self._held.replays.note(call.key)
         return output
+
+    def _output(self, shape: Shape, dtype: torch.dtype) -> Tensor:
+        try:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        except torch.OutOfMemoryError:
+            if not self.workspace.evict(keep=self):
+                raise
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     def _prepare(self, context: Context, call: _Call, stream: int) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in call.tensors.items()}
@@ -318,6 +342,9 @@ class EngineSession(Session):
             logger.warning("no CUDA graphs for this engine, it runs without: %s", error)
             self._held.replays.stop()
             return None
+        except BaseException:
+            self.workspace.synchronize()
+            raise
         self._held.replays.keep(call.key, self.workspace.generation, replay)
         return output
 
