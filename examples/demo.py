@@ -1,63 +1,64 @@
 #!/usr/bin/env python3
 """Detail the face of a real clip, from detection to video, in a minute and without a GPU.
 
-    python examples/demo.py --output demo [--portrait IMAGE]
+    python examples/demo.py --output demo
 
-The model weights are tiny and RANDOM: this shows the machinery, not beauty. What is sampled inside the face's mask is
-coloured noise; everything around it is the clip's own. Real weights go through the same command.
+The clip's face is blurred first, as small faces come out of AnimateDiff. The models are tiny and know one man: those
+in models/ were trained by train_demo_models.py to undo just this blur, on a later part of the same clip. Real models go
+through the same command.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import runpy
 import shlex
+import shutil
 import sys
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from animdetail_trt.cli import main as animdetail_trt
-from animdetail_trt.media.images import read_images
-from animdetail_trt.media.video import VideoStyle, probe_video, read_video, write_video
+from animdetail_trt.detect.faces import detect_faces
+from animdetail_trt.media.video import probe_video, read_video, write_video
 
+MODELS = Path(__file__).with_name("models")
 TINY_MODELS = Path(__file__).parents[1] / "tests" / "golden" / "tiny_models.py"
-PORTRAIT_SIZE = 288, 216
+CLIP_FRAMES = 32
+"""Of the clip; the models were trained on later ones."""
+PROMPT, NEGATIVE = "portrait photo, (detailed face:1.2)", "blurry"
+STEPS, DENOISE, SAMPLER, SCHEDULER = 10, 0.4, "dpmpp_2m", "karras"
+BLUR = 5
+"""How many pixels are one afterwards."""
 NOTICE = """\
-The weights of this demo are tiny and random: they show the machinery, not beauty.
-Inside the face's mask you will see coloured noise; everything around it is untouched.
+The models of this demo are tiny and know one man's face, from a later part of his clip: any other would become his.
 """
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything that is written")
-    parser.add_argument("--portrait", type=Path, help="make the clip by a slow pan over this picture instead")
-    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder that train_demo_models.py wrote")
+    parser.add_argument("--frames", type=int, default=CLIP_FRAMES)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     print(NOTICE)
 
-    models = args.output / "models"
-    write_models(models)
-    clip = args.output / (f"{args.portrait.stem}.mp4" if args.portrait else "carphone.mp4")
-    if args.portrait:
-        write_video(clip, pan_over(args.portrait, args.frames), VideoStyle.at_rate(Fraction(12)))
-    else:
-        copy_start(carphone(), clip, args.frames)
+    clip = args.output / "blurred.mp4"
+    write_blurred(carphone(), clip, args.frames)
+    checkpoint, motion_module = copy_models(args.models, args.output / "models")
     # fmt: off
     command = [
         "detail", str(clip), "-o", str(args.output / "out.mp4"),
-        "--checkpoint", str(models / "checkpoint.safetensors"),
-        "--motion-module", str(models / "motion_module.safetensors"), "--context-length", "16",
-        "--detect", "face", "--crop-factor", "1.6",
-        "--prompt", "portrait photo, (detailed face:1.2)", "--negative", "blurry",
-        "--steps", "6", "--cfg", "4", "--denoise", "0.3", "--guide-size", "112",
-        "--sampler", "dpmpp_2m", "--scheduler", "karras", "--seed", "7", "--feather", "4",
+        "--checkpoint", str(checkpoint), "--motion-module", str(motion_module), "--context-length", "16",
+        "--detect", "face", "--crop-factor", "1.6", "--prompt", PROMPT, "--negative", NEGATIVE,
+        "--steps", str(STEPS), "--cfg", "1", "--denoise", str(DENOISE), "--guide-size", "104",
+        "--sampler", SAMPLER, "--scheduler", SCHEDULER, "--seed", "7", "--feather", "4",
         "--preview", str(args.output / "contact_sheet.png"), "--preview-rows", "3",
         "--report", str(args.output / "run.json"),
     ]
@@ -69,14 +70,21 @@ def main() -> int:
     return code
 
 
-def write_models(folder: Path) -> None:
-    """A checkpoint in the single-file layout (UNet, VAE and text encoder in one) and a v3 motion module, all random."""
-    from safetensors.numpy import save_file
+def copy_models(source: Path, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint in the single-file layout and a motion module; the text encoder is random, and not kept in git."""
+    from safetensors.numpy import load_file, save_file
 
-    tensors = runpy.run_path(str(TINY_MODELS))["tensors"]
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors("tiny_sd15") | tensors("tiny_clip"), folder / "checkpoint.safetensors")
-    save_file(tensors("tiny_mm_v3"), folder / "motion_module.safetensors")
+    checkpoint, motion_module = folder / "checkpoint.safetensors", folder / "motion_module.safetensors"
+    save_file(load_file(source / "unet_and_vae.safetensors") | tiny_model("tiny_clip"), checkpoint)
+    shutil.copy(source / "motion_module.safetensors", motion_module)
+    return checkpoint, motion_module
+
+
+def tiny_model(name: str) -> dict[str, Any]:
+    """Random tensors of a real file's layout."""
+    tensors: dict[str, Any] = runpy.run_path(str(TINY_MODELS))["tensors"](name)
+    return tensors
 
 
 def carphone() -> Path:
@@ -87,27 +95,22 @@ def carphone() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data" / "carphone_pristine.mp4"
 
 
-def copy_start(source: Path, target: Path, count: int) -> None:
-    """The first ``count`` frames of a video as one of its own."""
+def write_blurred(source: Path, target: Path, count: int) -> None:
+    """The first ``count`` frames of a video, its face blurred."""
     info = probe_video(source)
     frames, stamps = read_video(info)
-    write_video(target, frames[:count], info.style, stamps[:count])
+    write_video(target, with_blurred_face(frames[:count]), info.style, stamps[:count])
 
 
-def pan_over(picture: Path, count: int) -> Tensor:
-    """A slow zoom and sway over a still, float32 (f, h, w, 3) in 0..1, as if somebody held the camera."""
-    still = read_images([picture]).permute(0, 3, 1, 2)  # (1, 3, h, w)
-    width, height = PORTRAIT_SIZE
-    frames = []
-    for index in range(count):
-        phase = index / max(count - 1, 1)
-        zoom = 0.92 - 0.17 * phase  # part of the picture's shorter side that is seen
-        span_x, span_y = (zoom, zoom * height / width) if still.shape[3] <= still.shape[2] else (zoom, zoom)
-        centre_x, centre_y = -0.1 + 0.02 * math.sin(2 * math.pi * phase), -0.28 + 0.02 * math.cos(2 * math.pi * phase)
-        theta = torch.tensor([[[span_x, 0.0, centre_x], [0.0, span_y, centre_y]]])
-        grid = torch.nn.functional.affine_grid(theta, [1, 3, height, width], align_corners=False)
-        frames.append(torch.nn.functional.grid_sample(still, grid, mode="bicubic", align_corners=False))
-    return torch.cat(frames).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+def with_blurred_face(frames: Tensor) -> Tensor:
+    """float32 (f, h, w, 3) in 0..1; its largest face is blurred."""
+    _, (face, *_) = detect_faces(frames)
+    left, top, right, bottom = face.crop_region
+    mask = torch.zeros(frames.shape[1:3])
+    mask[top:bottom, left:right] = face.cropped_mask
+    small = functional.interpolate(frames.permute(0, 3, 1, 2), scale_factor=1 / BLUR, mode="area")
+    blurred = functional.interpolate(small, mask.shape, mode="bicubic").clamp(0, 1).permute(0, 2, 3, 1)
+    return torch.lerp(frames, blurred, mask[..., None])
 
 
 if __name__ == "__main__":
