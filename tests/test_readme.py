@@ -62,7 +62,7 @@ def first_frames(path: Path, count: int) -> np.ndarray:
 @needs_onnx
 def test_every_shell_command(user_files: Path) -> None:
     make_video(Path("clip.mp4"), first_frames(carphone(), 1))  # one: 512 px take ten seconds a frame
-    bright = {"cell": 64, "weights": [[1, 1, 1]], "facts": {"names": "{0: 'hand'}"}}  # a hand as large as its input
+    bright = {"cell": 64, "weights": [[0.6] * 3], "facts": {"names": "{0: 'hand'}"}}  # a hand as large as its input
     write_detector(Path("hand_yolov8n.onnx"), **bright)
     # tests/bench/test_quick.py runs the benchmark's.
     ours = [command for command in COMMANDS if command[0] == "animdetail-trt" and command[1] != "bench"]
