@@ -55,8 +55,8 @@ def tokenize(prompt: str, embeddings: Embeddings | None = None) -> list[list[Tok
 
 def embeddings_in(prompt: str) -> set[str]:
     """The names of textual inversions that a prompt calls, with and without the commas around them."""
-    called = (part.removeprefix(_EMBEDDING).split()[:1] for part, _ in _parts(prompt) if part.startswith(_EMBEDDING))
-    return {file_stem(name) for first in called for word in first for name in (word, word.strip(","))}
+    called = (_name_and_words(part)[0] for part, _ in _parts(prompt) if part.startswith(_EMBEDDING))
+    return {file_stem(spelled) for name in called for spelled in (name, name.strip(","))}
 
 
 def _parts(prompt: str) -> Iterator[tuple[str, float]]:
@@ -69,7 +69,7 @@ def _parts(prompt: str) -> Iterator[tuple[str, float]]:
 def _runs(text: str, embeddings: Embeddings | None) -> Iterator[Sequence[int]]:
     """The ids of a textual inversion that ``text`` begins with, and those of its words."""
     if embeddings and text.startswith(_EMBEDDING):
-        name, *words = text.removeprefix(_EMBEDDING).split() or [""]
+        name, words = _name_and_words(text)
         found = embeddings.get(file_stem(name))
         if found is None and (bare := name.strip(",")) != name:
             found = embeddings.get(file_stem(bare))
@@ -84,6 +84,12 @@ def _runs(text: str, embeddings: Embeddings | None) -> Iterator[Sequence[int]]:
     if embeddings and (names := _EMBEDDINGS.findall(text)):
         logger.warning("encoded as words: %s. A textual inversion needs a space before it", ", ".join(names))
     yield encode_text(text)
+
+
+def _name_and_words(text: str) -> tuple[str, list[str]]:
+    """What a text that begins with ``embedding:`` calls, commas and all, and the words behind it."""
+    name, *words = text.removeprefix(_EMBEDDING).split() or [""]
+    return name, words
 
 
 def file_stem(name: str) -> str:
