@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from animdetail_trt.cli import main as animdetail_trt
-from animdetail_trt.detect.faces import detect_faces
+from animdetail_trt.detect.mtcnn import FaceDetector
+from animdetail_trt.detect.objects import detect_objects
 from animdetail_trt.media.video import probe_video, read_video, write_video
 
 MODELS = Path(__file__).with_name("models")
@@ -104,7 +105,7 @@ def write_blurred(source: Path, target: Path, count: int) -> None:
 
 def with_blurred_face(frames: Tensor) -> Tensor:
     """float32 (f, h, w, 3) in 0..1; its largest face is blurred."""
-    _, (face, *_) = detect_faces(frames)
+    _, (face, *_) = detect_objects(frames, FaceDetector(), min_confidence=0.9)
     left, top, right, bottom = face.crop_region
     mask = torch.zeros(frames.shape[1:3])
     mask[top:bottom, left:right] = face.cropped_mask

@@ -32,7 +32,7 @@ def write_detector(
     size: width and height of its input; open_input: does not say so
     boxes: of each cell, side / cell and factor of the score
     weights: (classes, 3), score of a class = weights . mean colour, at least 0
-    masks: mask coefficients, with prototypes as the second output
+    masks: mask coefficients, with prototypes as the second output: a thing covers what is of any of the colours
     facts: its metadata
     changes: batch, channels: of the input; transposed: answers (1, n, values)
     """
@@ -47,8 +47,9 @@ def write_detector(
         "factors": np.repeat([factor for _, factor in boxes], rows * columns).astype(np.float32),
         "boxes": _boxes(rows, columns, cell, [side for side, _ in boxes], end_to_end),
         "shape": np.array([1, len(weights), rows * columns]),
-        "coefficients": np.full((1, masks, count), 9, np.float32),
-        "prototypes": np.full((1, masks, 16, 16), 9, np.float32),
+        "coefficients": np.repeat(np.eye(1, masks, dtype=np.float32)[..., None], count, axis=2),  # the first is 1
+        "half": np.float32(0.5),
+        "others": np.full((1, max(masks - 1, 0), height // 4, width // 4), 9, np.float32),
     }
     node = helper.make_node
     nodes = [
@@ -78,8 +79,16 @@ def write_detector(
     nodes.append(node("Cast", [last], ["output0"], to=kind))
     outputs = [helper.make_tensor_value_info("output0", kind, None)]
     if masks:
-        nodes.append(node("Identity", ["prototypes"], ["output1"]))
-        outputs.append(helper.make_tensor_value_info("output1", TensorProto.FLOAT, None))
+        nodes += [
+            node("AveragePool", ["pixels"], ["fine"], kernel_shape=[4, 4], strides=[4, 4]),
+            node("Conv", ["fine", "weights"], ["fine_over"]),
+            node("Relu", ["fine_over"], ["fine_cells"]),
+            node("ReduceMax", ["fine_cells"], ["most"], axes=[1], keepdims=1),
+            node("Sub", ["most", "half"], ["first"]),
+            node("Concat", ["first", "others"], ["prototypes"], axis=1),
+            node("Cast", ["prototypes"], ["output1"], to=kind),
+        ]
+        outputs.append(helper.make_tensor_value_info("output1", kind, None))
     sides = ("height", "width") if open_input else (height, width)
     shape = [changes.get("batch", 1), changes.get("channels", 3), *sides]
     graph = helper.make_graph(

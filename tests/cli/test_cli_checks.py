@@ -191,6 +191,7 @@ def test_the_ways_to_name_segments_exclude_each_other(refused: Callable[..., str
 def test_options_without_effect(refused: Callable[..., str], tmp_path: Path) -> None:
     for name, value, needed in (
         ("mask_shape", "box", "--detect"),
+        ("each_frame", True, "--detect"),
         ("min_confidence", 0.5, "--detect"),
         ("combined", True, "--masks"),
         ("drop_size", 1, "--masks"),
@@ -234,6 +235,8 @@ def test_detectors_that_are_of_no_use(refused: Callable[..., str], tmp_path: Pat
         min_confidence=1, input=folder, output=tmp_path / "out", **detect
     )
     assert "--report" in refused(report=tmp_path / "shapes.onnx", **detect)
+    told = "--mask-shape silhouette needs a segmentation model, and --detect "
+    assert f"{told}{tmp_path / 'shapes.onnx'} finds boxes. Use oval" in refused(mask_shape="silhouette", **detect)
     write_detector(tmp_path / "pose.onnx", facts={"task": "pose"})
     assert "for the task 'pose'" in refused(segs=None, detect=tmp_path / "pose.onnx")
 
@@ -241,6 +244,7 @@ def test_detectors_that_are_of_no_use(refused: Callable[..., str], tmp_path: Pat
 @needs_detector
 def test_a_clip_without_a_face(refused: Callable[..., str]) -> None:
     assert "no face of confidence 0.9" in refused(segs=None, detect="face")
+    assert "--detect face finds boxes" in refused(segs=None, detect="face", mask_shape="silhouette")
 
 
 def test_a_folder_that_is_not_empty_is_not_filled(refused: Callable[..., str], tmp_path: Path) -> None:

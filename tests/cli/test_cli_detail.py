@@ -140,6 +140,41 @@ def test_a_detectors_file(
     assert [segment["label"] for segment in report["detail"]["segments"]] == ["red"]
 
 
+@needs_onnx
+def test_a_mask_for_each_frame(run: Callable[..., Any], fake_models: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """A red square goes right by eight pixels a frame; the model draws silhouettes."""
+    write_detector(tmp_path / "shapes.onnx", size=(128, 64), boxes=[(3, 1)], masks=4)
+    (tmp_path / "frames").mkdir()
+    for index in range(6):
+        picture = np.full((64, 128, 3), 90, np.uint8)
+        picture[24:32, 16 + 8 * index : 24 + 8 * index] = 255, 0, 0
+        Image.fromarray(picture).save(tmp_path / "frames" / f"{index}.png")
+
+    def detail(*options: Any) -> dict[str, Any]:
+        outcome = run(
+            "detail", tmp_path / "frames", "-o", tmp_path / "out", "--checkpoint", checkpoint,
+            "--detect", tmp_path / "shapes.onnx", "--each-frame", "--improve", "follow-motion",
+            "--save-segs", tmp_path / "segs.json", *options,
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        shutil.rmtree(tmp_path / "out")
+        return fake_models.detailed[-1]
+
+    for shape, square in ((["--mask-shape", "box"], 24), ([], 8)):
+        detailed = detail(*shape)
+        [seg] = detailed["segs"][1]
+        assert seg.bbox[0] < 8
+        assert seg.bbox[2] > 72
+        left = seg.crop_region[0]
+        for index, mask in enumerate(seg.cropped_mask):
+            rows, columns = (np.flatnonzero((mask == 1).any(axis)) for axis in (1, 0))
+            assert len(columns) == pytest.approx(square * (1 if square == 8 else 1.3), abs=1)
+            assert len(rows) == len(columns)
+            assert columns.mean() + 0.5 + left == pytest.approx(20 + 8 * index, abs=0.5)
+        _, [kept] = read_segs(tmp_path / "segs.json")
+        assert torch.equal(kept.cropped_mask, seg.cropped_mask)
+
+
 def test_one_mask_per_frame_and_a_video_out_of_images(
     run: Callable[..., Any], fake_models: Any, folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import animdetail_trt as adt
-from animdetail_trt.detailer.follow import SMOOTHING_PERIOD, fill_path, find_track, smooth_path
+from animdetail_trt.detailer.follow import find_track
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements
 from animdetail_trt.detailer.plan import SegmentPlan, SizeSettings, plan_segments
 from animdetail_trt.detailer.report import Observer
@@ -97,11 +97,6 @@ def test_frames_without_the_segment_lie_on_the_line_between() -> None:
     assert np.abs(whole - holed).max() <= 1
 
 
-def test_unseen_ends_hold_the_nearest_place() -> None:
-    nan = np.nan
-    assert fill_path(np.array([nan, 2.0, nan, 4.0, nan])).tolist() == [2, 2, 3, 4, 4]
-
-
 def test_a_segment_that_stands_still_is_not_followed() -> None:
     """A detector's shake alone moves no window."""
     shake = np.random.default_rng(4).uniform(-1, 1, (24, 2))
@@ -153,17 +148,6 @@ def test_the_window_holds_every_mask_and_its_soft_edge(
             assert right >= min(columns.max() + 1 + soft_px, width)
             assert y <= max(rows.min() - soft_px, 0)
             assert bottom >= min(rows.max() + 1 + soft_px, height)
-
-
-def test_smoothing_keeps_straight_paths_and_halves_fast_swings() -> None:
-    frames = np.arange(60)
-    assert smooth_path(3 - 0.7 * frames) == pytest.approx(3 - 0.7 * frames)
-    swing = np.sin(2 * np.pi * frames / SMOOTHING_PERIOD)
-    assert smooth_path(swing)[15:45] == pytest.approx(swing[15:45] / 2, abs=0.01)
-    shaken = np.random.default_rng(5).normal(size=60)
-    assert smooth_path(shaken[::-1]) == pytest.approx(smooth_path(shaken)[::-1])  # no lag: time may run backwards
-    assert np.abs(np.diff(smooth_path(shaken), 2)).max() < 0.15 * np.abs(np.diff(shaken, 2)).max()
-    assert smooth_path(np.array([1.0, 5.0])).tolist() == [1, 5]
 
 
 def boxed(boxes: Any, mask: Any = None, **changes: Any) -> adt.SEG:

@@ -257,6 +257,41 @@ def test_a_missing_onnxruntime_is_named_with_the_command(path: Path, monkeypatch
         YoloDetector(path)
 
 
+@pytest.mark.parametrize("layout", [{}, {"end_to_end": True}, {"half": True}], ids=["usual", "end to end", "half"])
+@pytest.mark.parametrize(("size", "enlarged"), [((128, 64), 2), ((64, 128), 2), ((32, 32), 0.5)])
+def test_a_segmentation_model_draws_silhouettes(
+    path: Path, layout: dict[str, Any], size: tuple[int, int], enlarged: float
+) -> None:
+    """A cross of three cells by three, in a box of three cells about its middle."""
+    detector = YoloDetector(write_detector(path, boxes=[(3, 1)], masks=32, **layout))
+    assert detector.draws_silhouettes
+    cell = int(8 * enlarged)
+    x, y = cell, 0
+    down, across = (x + cell, y, x + 2 * cell, y + 3 * cell), (x, y + cell, x + 3 * cell, y + 2 * cell)
+    drawn = picture(*size, (down, RED), (across, RED))
+    [whole] = [seen for seen in detector.find(drawn, 0.6) if seen.bbox == (x, y, x + 3 * cell, y + 3 * cell)]
+    assert whole.silhouette is not None
+    red = drawn[y : y + 3 * cell, x : x + 3 * cell, 0] == 255
+    right = whole.silhouette == red
+    assert right[cell // 2].all()  # the arm's edges; between its prototypes' middles a corner is round
+    assert right[:, cell // 2].all()
+    assert right[cell + cell // 2].all()
+    assert right.mean() > 0.92
+
+
+def test_boxes_alone_have_no_silhouette(path: Path) -> None:
+    detector = YoloDetector(write_detector(path))
+    assert not detector.draws_silhouettes
+    assert detector.find(picture(64, 64, ((8, 8, 16, 16), RED)))[0].silhouette is None
+
+
+def test_only_what_is_sure_enough(path: Path) -> None:
+    detector = YoloDetector(write_detector(path))
+    two = picture(64, 64, ((8, 8, 16, 16), RED), ((40, 40, 48, 48), GREEN // 2))
+    assert [seen.label for seen in detector.find(two)] == ["red", "green"]
+    assert [seen.label for seen in detector.find(two, 0.6)] == ["red"]
+
+
 def test_a_clip_becomes_segs(path: Path) -> None:
     """A green square goes right by a pixel a frame, a red one stays."""
     frames = np.stack(

@@ -38,6 +38,7 @@ _IMPROVEMENTS = ("round-to-8", "merge-masks", "scale-regions", "follow-motion")
 
 _ONLY_WITH = {
     "mask_shape": ("detect",),
+    "each_frame": ("detect",),
     "min_confidence": ("detect",),
     "combined": ("masks",),
     "bbox_fill": ("masks",),
@@ -92,7 +93,15 @@ def _add_regions(parser: argparse.ArgumentParser) -> None:
         help="for --detect FILE.onnx: only these of its classes; hand,face",
     )
     add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
-    add("--mask-shape", choices=("oval", "box"), default="oval", help="for --detect")
+    add(
+        "--mask-shape", choices=("oval", "box", "silhouette"),
+        help="for --detect (default: silhouette where the detector is a segmentation model, else oval)",
+    )  # fmt: skip
+    add(
+        "--each-frame",
+        action="store_true",
+        help="for --detect: search all frames, and give each a mask of its own",
+    )
     add(
         "--min-confidence", type=between(0, 1),
         help=f"for --detect (default: {FACE_CONFIDENCE} for face, {OBJECT_CONFIDENCE} for a file)",
@@ -205,8 +214,11 @@ def run(args: argparse.Namespace) -> int:
         with timings.phase("read"), display.phase(f"reading {source.path.name}", source.frame_count or None) as tick:
             clip = source.read(tick)
         check_frames(args, len(clip.frames))
-        with timings.phase("find"), display.phase("finding segments"):
-            segs = find_segs(clip)
+        with (
+            timings.phase("find"),
+            display.phase("finding segments", len(clip.frames) if args.each_frame else None) as tick,
+        ):
+            segs = find_segs(clip, tick)
             if args.preview:
                 check_sheet(args.preview, min(args.preview_rows, len(clip.frames)), len(segs[1]))
         _run_models(args, clip, sink, segs, timings, display)
@@ -312,8 +324,9 @@ def _segment_finder(args: argparse.Namespace, source: Source) -> Any:
             drop_size=args.drop_size, contour_fill=args.contour_fill,
         )  # fmt: skip
     return detector_finder(
-        args.detect, args.label, args.min_confidence, crop_factor=args.crop_factor, mask=args.mask_shape
-    )
+        args.detect, args.label, args.min_confidence, crop_factor=args.crop_factor, mask=args.mask_shape,
+        each_frame=args.each_frame,
+    )  # fmt: skip
 
 
 def _improvements(args: argparse.Namespace) -> Improvements | None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from animdetail_trt.media.clip import Clip, Source
     from animdetail_trt.segs import SEGS
 
-Finder = Callable[["Clip"], "SEGS"]
+Finder = Callable[["Clip", Callable[[int], None]], "SEGS"]
+"""Given the clip, and what is told how many frames were searched."""
 
 FACE = "face"
 """What --detect finds without a file."""
@@ -28,7 +29,7 @@ def file_finder(path: Path) -> Finder:
     segs = read_segs(path)
     if not segs[1]:
         raise InputError(f'{path} holds nothing to detail: its "segs" is empty. Add a segment, or use --masks.')
-    return lambda clip: segs
+    return lambda clip, looked: segs
 
 
 def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) -> Finder:
@@ -46,7 +47,7 @@ def masks_finder(path: Path, source: Source, *, drop_size: int, **options: Any) 
     masks = drawn.read_masks()
     count = len(masks)
 
-    def find(clip: Clip) -> SEGS:
+    def find(clip: Clip, looked: Callable[[int], None]) -> SEGS:
         from animdetail_trt.detailer.mask_to_segs import MaskToSEGS_for_AnimateDiff
 
         if count not in (1, len(clip.frames)):
@@ -79,27 +80,18 @@ def detector_finder(
     named: str | Path, labels: Sequence[str] | None, min_confidence: float | None, **options: Any
 ) -> Finder:
     """``named`` is FACE or a detector's file; ``options`` go to detect_objects."""
-    detect: Callable[..., SEGS]
-    if isinstance(named, Path):
-        from animdetail_trt.detect.objects import detect_objects as detect
-        from animdetail_trt.detect.yolo import YoloDetector
-
-        if not named.is_file():
-            raise InputError(f"--detect {named} is no file. Write {FACE}, or the path of a detector in ONNX.")
-        detector: Any = YoloDetector(named, labels)
-        least, sought = OBJECT_CONFIDENCE, " or ".join(detector.labels[:3])
-        sought += " or another of its classes" if len(detector.labels) > 3 else ""
-    else:
-        from animdetail_trt.detect.faces import detect_faces as detect
-        from animdetail_trt.detect.mtcnn import FaceDetector
-
-        detector, least, sought = FaceDetector(), FACE_CONFIDENCE, "face"
+    detector, least, sought = _open_detector(named, labels)
     least = least if min_confidence is None else min_confidence
+    if options["mask"] == "silhouette" and not getattr(detector, "draws_silhouettes", False):
+        raise InputError(
+            f"--mask-shape silhouette needs a segmentation model, and --detect {named} finds boxes. "
+            "Use oval or box, or the model's -seg variant."
+        )
 
-    def find(clip: Clip) -> SEGS:
-        from animdetail_trt.detect.objects import MIN_PRESENCE
+    def find(clip: Clip, looked: Callable[[int], None]) -> SEGS:
+        from animdetail_trt.detect.objects import MIN_PRESENCE, detect_objects
 
-        segs = detect(clip.frames, detector=detector, min_confidence=least, **options)
+        segs = detect_objects(clip.frames, detector, min_confidence=least, looked=looked, **options)
         if not segs[1]:
             raise InputError(
                 f"no {sought} of confidence {least:g} or more was found in {clip.source.path}, or in less than "
@@ -108,3 +100,18 @@ def detector_finder(
         return segs
 
     return find
+
+
+def _open_detector(named: str | Path, labels: Sequence[str] | None) -> tuple[Any, float, str]:
+    """The detector, what is sure enough for it, what it looks for."""
+    if not isinstance(named, Path):
+        from animdetail_trt.detect.mtcnn import FaceDetector
+
+        return FaceDetector(), FACE_CONFIDENCE, "face"
+    from animdetail_trt.detect.yolo import YoloDetector
+
+    if not named.is_file():
+        raise InputError(f"--detect {named} is no file. Write {FACE}, or the path of a detector in ONNX.")
+    detector = YoloDetector(named, labels)
+    others = " or another of its classes" if len(detector.labels) > 3 else ""
+    return detector, OBJECT_CONFIDENCE, " or ".join(detector.labels[:3]) + others

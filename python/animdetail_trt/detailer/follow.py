@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Floats = npt.NDArray[np.float64]
+from animdetail_trt.smoothing import Floats, fill_path, smooth_path
 
 SMOOTHING_PERIOD = 12
 """Frames: of a swing this fast the track keeps half; slower ones it follows, faster ones it leaves to the crop."""
@@ -104,7 +103,7 @@ def _follow_side(masks: Tensor, seen: Tensor, axis: int, centres: Floats | None,
     low, high = _extents(seen.any(3 - axis))
     if centres is None:
         centres = _centres_of_mass(torch.where(seen, masks, 0).sum(3 - axis))
-    path = smooth_path(fill_path(centres))
+    path = smooth_path(fill_path(centres), SMOOTHING_PERIOD)
     extent = np.nanmax(high - low)
     covered = np.nanmax(high) - np.nanmin(low)
     # The farthest that a mask reaches from the path, and half a pixel for its rounding.
@@ -131,31 +130,6 @@ def _centres_of_mass(profile: Tensor) -> Floats:
     with np.errstate(invalid="ignore"):
         centres: Floats = mass @ (np.arange(mass.shape[1]) + 0.5) / mass.sum(1)
     return centres
-
-
-def fill_path(path: Floats) -> Floats:
-    """Frames without a value (NaN) on the line between their neighbours; at the ends the nearest value."""
-    frames, known = np.arange(len(path)), np.isfinite(path)
-    filled: Floats = np.interp(frames, frames[known], path[known])
-    return filled
-
-
-def smooth_path(path: Floats) -> Floats:
-    """The path p that minimises ``sum (p - path)^2 + k sum (second difference of p)^2`` (Whittaker 1923).
-
-    Straight paths stay as they are up to their ends, and no frame lags. k is such that of a swing of
-    SMOOTHING_PERIOD frames half remains.
-    """
-    from scipy import sparse
-    from scipy.sparse.linalg import spsolve
-
-    count = len(path)
-    if count < 3:
-        return path
-    k = (2 * math.sin(math.pi / SMOOTHING_PERIOD)) ** -4
-    bend = sparse.diags([1.0, -2.0, 1.0], [0, 1, 2], shape=(count - 2, count))
-    smooth: Floats = spsolve((sparse.eye(count) + k * bend.T @ bend).tocsc(), path)
-    return smooth
 
 
 def masks_in_boxes(masks: Tensor, boxes: Floats) -> Tensor:

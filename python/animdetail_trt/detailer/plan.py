@@ -16,12 +16,13 @@ from torch import Tensor
 from animdetail_trt import ops
 from animdetail_trt.arrays import float_tensor, mask_tensor
 from animdetail_trt.checks import is_finite, is_whole
-from animdetail_trt.detailer.follow import Floats, Track, find_track, masks_in_boxes, read_boxes
+from animdetail_trt.detailer.follow import Track, find_track, masks_in_boxes, read_boxes
 from animdetail_trt.detailer.improvements import REFERENCE, Improvements, round_to_8, scale_region_by_side
 from animdetail_trt.errors import InputError
 from animdetail_trt.geometry import latent_crop, same_aspect, scale_region, upscaled_size
 from animdetail_trt.sampling.control import shows_own_pictures
 from animdetail_trt.segs import SEG, SEGS, CropRegion
+from animdetail_trt.smoothing import Floats
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from animdetail_trt.segs import CropRegion
 
 
 class Detection(NamedTuple):
@@ -17,6 +20,13 @@ class Detection(NamedTuple):
     confidence: float
     label: str
     """Class name such as "face"."""
+    silhouette: NDArray[np.bool_] | None = None
+    """(h, w) over the ``whole_pixels`` of bbox: which of them it covers. None where the detector does not draw it."""
+
+
+def whole_pixels(bbox: Sequence[float]) -> CropRegion:
+    """All pixels that a box touches."""
+    return math.floor(bbox[0]), math.floor(bbox[1]), math.ceil(bbox[2]), math.ceil(bbox[3])
 
 
 def area(box: Sequence[float]) -> float:

@@ -25,6 +25,9 @@ Boxes = NDArray[np.float32]
 _STRIDE, _CELL = 2, 12
 """The proposal network looks at 12x12 pixels, every 2 pixels."""
 _PYRAMID_STEP = 0.709
+_MIN_FACE_PX = 20
+_LONG_SIDE_PX = 960
+"""Larger pictures are looked at in this size: faces of 2 % of it are still found."""
 _THRESHOLDS = (0.6, 0.7, 0.7)
 """Least score after the proposal, refinement and output network (the paper's released ones)."""
 
@@ -39,25 +42,30 @@ class FaceDetector:
             self._cv2.dnn.readNetFromONNX(str(folder / f"{name}.onnx")) for name in ("pnet", "rnet", "onet")
         )
 
-    def find(self, picture: NDArray[np.uint8], min_face_px: int = 20) -> list[Detection]:
-        """Faces in a uint8 (h, w, 3) RGB picture, best first, those of ``min_face_px`` and more on a side."""
+    def find(self, picture: NDArray[np.uint8], min_confidence: float = 0) -> list[Detection]:
+        """Faces in a uint8 (h, w, 3) RGB picture, best first."""
+        scale = min(1.0, _LONG_SIDE_PX / max(picture.shape))
+        if scale < 1:
+            picture = self._cv2.resize(picture, None, fx=scale, fy=scale, interpolation=self._cv2.INTER_AREA)
         pixels: NDArray[np.float32] = (picture.astype(np.float32) - 127.5) / np.float32(128)
-        boxes = self._propose(pixels, min_face_px)
+        boxes = self._propose(pixels)
         for network, size, outputs, threshold in (
             (self._refinement, 24, ("dense_2", "softmax_1"), _THRESHOLDS[1]),
             (self._output, 48, ("dense_5", "softmax_2"), _THRESHOLDS[2]),
         ):
             boxes = self._refine(pixels, _squared(boxes), network, size, outputs, threshold)
         boxes = boxes[survivors(boxes, 0.7, of_smaller=True)]
+        boxes[:, :4] /= scale
         return [
-            Detection((float(x1), float(y1), float(x2), float(y2)), float(score), "face")
-            for x1, y1, x2, y2, score in boxes
+            Detection((x1, y1, x2, y2), score, "face")
+            for x1, y1, x2, y2, score in boxes.tolist()
+            if score >= min_confidence
         ]
 
-    def _propose(self, pixels: NDArray[np.float32], min_face_px: int) -> Boxes:
+    def _propose(self, pixels: NDArray[np.float32]) -> Boxes:
         """Every window of an image pyramid that may be a face."""
         found = [np.empty((0, 5), np.float32)]
-        scale = _CELL / min_face_px
+        scale = _CELL / _MIN_FACE_PX
         while min(pixels.shape[:2]) * scale >= _CELL:
             size = (int(np.ceil(pixels.shape[1] * scale)), int(np.ceil(pixels.shape[0] * scale)))
             scaled = self._cv2.resize(pixels, size, interpolation=self._cv2.INTER_AREA)

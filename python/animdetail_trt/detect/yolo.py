@@ -6,8 +6,9 @@ A file tells its input's size and, in its metadata, its class names and its task
   overlap, and the best of them is to be kept.
 - (1, n, 6), end to end (YOLOv10, YOLO26, any exported with nms=True): x1, y1, x2, y2, score, class; nothing overlaps.
 
-Segmentation models have mask coefficients behind these, and a second output to be multiplied with: their boxes are
-taken, their masks are not. onnxruntime comes with the extra ``detect``.
+Segmentation models have m mask coefficients behind these, and a second output, prototypes (1, m, mh, mw) over the whole
+input: a thing covers its box where coefficients times prototypes are above 0 (YOLACT, Bolya et al., 2019).
+onnxruntime comes with the extra ``detect``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from animdetail_trt.detect.boxes import Detection, survivors
+from animdetail_trt.detect.boxes import Detection, survivors, whole_pixels
 from animdetail_trt.errors import CheckpointError, InputError, UnavailableError
 from animdetail_trt.extras import install_command
+from animdetail_trt.segs import CropRegion
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +46,18 @@ class Letterbox(NamedTuple):
     height: int
     left: int
     top: int
+
+
+class _Answer(NamedTuple):
+    """boxes (n, 4) x1, y1, x2, y2 in pixels of the input, scores (n,), classes (n,), mask coefficients (n, m)."""
+
+    boxes: Floats
+    scores: Floats
+    classes: NDArray[np.intp]
+    coefficients: Floats
+
+    def chosen(self, which: NDArray[Any]) -> _Answer:
+        return _Answer(*(values[which] for values in self))
 
 
 class YoloDetector:
@@ -66,45 +80,53 @@ class YoloDetector:
         answers = self._run(torch.full((1, 3, *self.input_size[::-1]), _GREY))
         shapes = [answer.shape for answer in answers]
         self._end_to_end, self.names = _read_layout(path, shapes, _read_names(path, facts))
+        self.draws_silhouettes = len(shapes) == 2
         if self._end_to_end and not np.isin(answers[0][0, :, 5], range(len(self.names))).all():
             raise _another_layout(path, f"its classes are not those of its {len(self.names)} names")
         self.labels = tuple(self.names) if labels is None else tuple(labels)
         if unknown := [label for label in self.labels if label not in self.names]:
             raise InputError(f"{unknown[0]!r} is no class of {path}. Choose of: {', '.join(self.names)}.")
 
-    def find(self, picture: NDArray[np.uint8]) -> list[Detection]:
+    def find(self, picture: NDArray[np.uint8], min_confidence: float = 0) -> list[Detection]:
         """What is seen in a uint8 (h, w, 3) RGB picture: 300 at most, best first, in its pixels and inside it."""
         height, width = picture.shape[:2]
         box = fit_letterbox((width, height), self.input_size)
-        boxes, scores, classes = self._read(self._run(_drawn(picture, box, self.input_size))[0][0])
-        wanted = np.isin(classes, [index for index, name in enumerate(self.names) if name in self.labels])
-        if (scores > _MOST_SURE).any():
-            raise _another_layout(self.path, f"its scores reach {scores.max():g}, and 1 is certain")
-        usable = wanted & (scores > 0) & np.isfinite(boxes).all(1)
-        boxes, scores, classes = boxes[usable], scores[usable], classes[usable]
-        kept = self._best(boxes, scores, classes)
+        answer, *masks = self._run(_drawn(picture, box, self.input_size))
+        boxes, scores, classes, coefficients = self._kept(answer[0], min_confidence)
         origin, scale = (box.left, box.top) * 2, (box.width / width, box.height / height) * 2
-        sides = ((boxes[kept] - origin) / scale).clip(0, (width, height) * 2)
-        return [
-            Detection((float(x1), float(y1), float(x2), float(y2)), float(scores[index]), self.names[classes[index]])
-            for index, (x1, y1, x2, y2) in zip(kept, sides, strict=True)
-            if x1 < x2 and y1 < y2
-        ]
+        sides = ((boxes - origin) / scale).clip(0, (width, height) * 2)
+        found = []
+        for index, (x1, y1, x2, y2) in enumerate(sides.tolist()):
+            if x1 < x2 and y1 < y2:
+                seen = Detection((x1, y1, x2, y2), float(scores[index]), self.names[classes[index]])
+                if self.draws_silhouettes:
+                    logits = np.tensordot(coefficients[index], masks[0][0], 1)
+                    enlarged = _enlarged(logits, whole_pixels(seen.bbox), box, (width, height), self.input_size)
+                    seen = seen._replace(silhouette=enlarged > 0)
+                found.append(seen)
+        return found
 
-    def _read(self, answer: Floats) -> tuple[Floats, Floats, NDArray[np.intp]]:
-        """Boxes (n, 4) x1, y1, x2, y2 in pixels of the input, scores (n,), classes (n,)."""
+    def _kept(self, answer: Floats, min_confidence: float) -> _Answer:
+        """Of an answer without its first axis, what is asked for, best first; what overlaps falls before its class."""
+        seen = self._read(answer)
+        if (seen.scores > _MOST_SURE).any():
+            raise _another_layout(self.path, f"its scores reach {seen.scores.max():g}, and 1 is certain")
+        wanted = np.isin(seen.classes, [index for index, name in enumerate(self.names) if name in self.labels])
+        usable = wanted & (seen.scores > 0) & (seen.scores >= min_confidence) & np.isfinite(seen.boxes).all(1)
+        seen = seen.chosen(usable)
         if self._end_to_end:
-            return answer[:, :4], answer[:, 4], answer[:, 5].astype(np.intp)
+            return seen.chosen(np.argsort(-seen.scores, kind="stable")[:_MOST_BOXES])
+        apart = seen.classes[:, None] * (seen.boxes.max(initial=0) - seen.boxes.min(initial=0) + 1)
+        boxes = np.column_stack([seen.boxes + apart, seen.scores])
+        return seen.chosen(survivors(boxes, _SAME_THING_IOU, at_most=_MOST_BOXES))
+
+    def _read(self, answer: Floats) -> _Answer:
+        if self._end_to_end:
+            return _Answer(answer[:, :4], answer[:, 4], answer[:, 5].astype(np.intp), answer[:, 6:])
         centre, half = answer[:2].T, answer[2:4].T / 2
-        of_classes = answer[4 : 4 + len(self.names)]
-        return np.concatenate([centre - half, centre + half], 1), of_classes.max(0), of_classes.argmax(0)
-
-    def _best(self, boxes: Floats, scores: Floats, classes: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The indices to keep, best first; what overlaps falls only before its own class."""
-        if self._end_to_end:
-            return np.argsort(-scores, kind="stable")[:_MOST_BOXES]
-        apart = classes[:, None] * (boxes.max(initial=0) - boxes.min(initial=0) + 1)
-        return survivors(np.column_stack([boxes + apart, scores]), _SAME_THING_IOU, at_most=_MOST_BOXES)
+        of_classes, coefficients = np.split(answer[4:], [len(self.names)])
+        boxes = np.concatenate([centre - half, centre + half], 1)
+        return _Answer(boxes, of_classes.max(0), of_classes.argmax(0), coefficients.T)
 
     def _run(self, pixels: torch.Tensor) -> list[Floats]:
         """The outputs for (1, 3, h, w) in 0..1, in float64: suppression moves classes apart, and loses nothing."""
@@ -131,6 +153,21 @@ def _drawn(picture: NDArray[np.uint8], box: Letterbox, size: tuple[int, int]) ->
     drawn = torch.full((1, 3, size[1], size[0]), _GREY)
     drawn[:, :, box.top : box.top + box.height, box.left : box.left + box.width] = scaled
     return drawn
+
+
+def _enlarged(
+    logits: Floats, region: CropRegion, box: Letterbox, size: tuple[int, int], input_size: tuple[int, int]
+) -> Floats:
+    """What lies under a region of the picture, (h, w), of a grid (mh, mw) over the whole input; linear between."""
+    columns, rows = np.arange(region[0], region[2]) + 0.5, np.arange(region[1], region[3]) + 0.5
+    x = (box.left + columns * box.width / size[0]) / input_size[0]  # 0..1 of the input
+    y = (box.top + rows * box.height / size[1]) / input_size[1]
+    grid = torch.meshgrid(torch.from_numpy(2 * y - 1), torch.from_numpy(2 * x - 1), indexing="ij")
+    enlarged: Floats = torch.nn.functional.grid_sample(
+        torch.from_numpy(logits)[None, None], torch.stack(grid[::-1], -1)[None], padding_mode="border",
+        align_corners=False,
+    )[0, 0].numpy()  # fmt: skip
+    return enlarged
 
 
 def _open_session(path: Path) -> Any:
