@@ -139,9 +139,10 @@ class PerFrameGroupNorm(nn.GroupNorm):
 
 
 class WindowFrames:
-    """The number of frames in the window being run, shared by the norms of one UNet."""
+    """As long as the window being run, shared by the norms of one UNet: a tensor, because torch.compile takes its length
+    for one that may change, and an int for a constant."""
 
-    count = 1
+    frames = torch.empty(1)
 
 
 class WindowGroupNorm(nn.GroupNorm):
@@ -152,7 +153,7 @@ class WindowGroupNorm(nn.GroupNorm):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = x.unflatten(0, (-1, self.window.count)).transpose(1, 2)
+        windows = x.unflatten(0, (-1, len(self.window.frames))).transpose(1, 2)
         return super().forward(windows).transpose(1, 2).flatten(0, 1)
 
 
@@ -169,18 +170,18 @@ def apply_motion_norms(unet: nn.Module, version: Version) -> None:
             module.norm = PerFrameGroupNorm(norm.num_groups, norm.num_channels, norm.eps, device="meta")
 
 
-def _normalise_over_window(unet: nn.Module) -> None:
+def _normalise_over_window(unet: Any) -> None:
     from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
-    window = WindowFrames()
+    unet.window = WindowFrames()  # of the UNet, so that a copy of it has one of its own, which its own norms read
     for module in list(unet.modules()):
         if isinstance(module, AnimateDiffTransformer3D):
             continue  # its norm is over the window already
         for name, child in list(module.named_children()):
             if isinstance(child, nn.GroupNorm):
-                setattr(module, name, WindowGroupNorm(child, window))
+                setattr(module, name, WindowGroupNorm(child, unet.window))
 
-    def note_frames(_: nn.Module, args: tuple[Any, ...]) -> None:
-        window.count = args[0].shape[2]
+    def note_frames(unet: Any, args: tuple[Any, ...]) -> None:
+        unet.window.frames = torch.empty(args[0].shape[2])
 
     unet.register_forward_pre_hook(note_frames)
