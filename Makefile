@@ -50,13 +50,12 @@ bench: $(VENV)/.installed ## the pixel path against the reference's way: tables,
 	$(VENV)/bin/animdetail-trt bench --suite pixels --output build/bench
 
 # The runs on this machine that README's figures come from: on a quiet one and a clean checkout, some thirty minutes.
-# MACHINE names the files. All are run before the first is kept, which changes the checkout.
-MACHINE ?= epyc-2cpu
+# All are run before the first is kept, which changes the checkout. On another machine rename: figures.py names the files.
 BENCH ?= $(VENV)/bin/animdetail-trt bench
 SUITES := pixels quick cpu-full
 bench-results: $(VENV)/.installed
 	for suite in $(SUITES); do $(BENCH) --suite $$suite --minutes 60 --output build/bench/$$suite || exit 1; done
-	for suite in $(SUITES); do cp build/bench/$$suite/bench.json benchmarks/results/$$suite-$(MACHINE).json; done
+	for suite in $(SUITES); do cp build/bench/$$suite/bench.json benchmarks/results/$$suite-epyc-2cpu.json; done
 	$(VENV)/bin/python benchmarks/figures.py --write
 
 # On a machine with a GPU, with the packages that PYTHON has: nothing is installed. What comes of it lies in RESULTS.

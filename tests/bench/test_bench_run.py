@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,52 @@ def test_long_calls_are_warmed_once_and_timed_twice(run: Run, tmp_path: Path, mo
     assert calls.count("reference") == 1 + len(one["runs_ms"]) == 3
     assert one["peak_host_bytes"] > 0
     assert one["quality"]["psnr_db"] > 60
+
+
+def test_no_run_finds_the_inputs_of_the_one_before_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job, taken = bench_run.make_job, list[int]()
+
+    def noting(scenario: Any, way: str, *others: Any) -> Job:
+        job = make_job(scenario, way, *others)
+        return replace(job, run=lambda number: taken.append(number) or job.run(number))
+
+    monkeypatch.setattr(bench_run, "make_job", noting)
+    assert bench(run, tmp_path, "--scenario", "vae-encode-*", "--backend", "reference", "--backend", "torch").code == 0
+    (scenario,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]
+    timed = sum(len(one["runs_ms"]) for one in scenario["results"])
+    assert timed > 2
+    assert taken[-timed:] == list(range(taken[-timed], taken[-timed] + timed))
+
+
+def test_the_first_call_is_told_without_what_counting_adds(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int, int]:
+        time.sleep(2)
+        return call(), 10, 10
+
+    monkeypatch.setattr(bench_run, "count_flops", slowly)
+    assert bench(run, tmp_path, "--scenario", "vae-encode-*", "--backend", "torch").code == 0
+    (scenario,) = json.loads((tmp_path / "bench.json").read_text())["scenarios"]
+    (one,) = scenario["results"]
+    assert one["median_ms"] / 10 < one["first_call_ms"] < 2000
+
+
+def test_limits_are_the_best_of_the_whole_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy until the rounds are over: its floors are those of the limits reached after them."""
+    reached = iter([1e6, 1e6, 5e6])
+    monkeypatch.setattr(bench_run, "copy_bytes_per_ms", lambda *_, **__: next(reached))
+    assert bench(run, tmp_path, "--scenario", "pixels-*").code == 0
+    document = json.loads((tmp_path / "bench.json").read_text())
+    (scenario,) = document["scenarios"]
+    assert document["rates"]["copy_gb_per_s"] == 5
+    for timed in (*scenario["ops"], scenario["floor"]):
+        assert timed.get("floor_ms") == pytest.approx(timed["bytes_moved"] / 5e6)
+    for timed in (*scenario["ops"], *scenario["results"]):
+        floor_ms = timed.get("floor_ms", scenario["floor"]["floor_ms"])
+        assert timed["fraction_of_floor"] == pytest.approx(floor_ms / timed["median_ms"])
 
 
 def test_operations_are_counted_whatever_ways_there_are(run: Run, tmp_path: Path) -> None:
@@ -642,6 +689,22 @@ def test_a_bars_line_is_the_rounds_full_range(monkeypatch: pytest.MonkeyPatch) -
         plots.ratio_bars(document)
     assert lines == [[1.2, 2.9]]
     assert "from the slowest of the single rounds to the fastest" in page(Report(document))
+
+
+def test_what_is_no_stage_is_drawn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    bars: list[float] = []
+    barh = Axes.barh
+    document = a_result()
+    document["scenarios"][0]["results"][0]["median_ms"] = 12.5  # 10 of which are stages'
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Axes, "barh", lambda self, y, width, **style: bars.append(width) or barh(self, y, width, **style)
+        )
+        drawn = plots.stage_bars(document)
+    assert bars[:5] == pytest.approx([16, 48, 12, 4, 20])
+    assert ">other<" in drawn
 
 
 def test_pictures_say_what_ours_is_beside() -> None:

@@ -125,6 +125,11 @@ def in_pixels(**changes: Any) -> dict[str, Any]:
     return document
 
 
+def on_the_card(peak_host_bytes: int) -> dict[str, Any]:
+    """Measured in the run's own process, unlike the other ways of the pixel path."""
+    return in_pixels(backend="native_cuda", peak_host_bytes=peak_host_bytes)
+
+
 def with_psnr(psnr_db: float | None) -> dict[str, Any]:
     return with_result(quality=a_result()["scenarios"][0]["results"][0]["quality"] | {"psnr_db": psnr_db})
 
@@ -150,6 +155,8 @@ MIB = 2**20
     (with_result(peak_host_bytes=98 * MIB), with_result(peak_host_bytes=121 * MIB), None),
     (in_pixels(peak_host_bytes=31 * MIB), in_pixels(peak_host_bytes=60 * MIB), "host memory 60 MiB, before 31"),
     (in_pixels(peak_host_bytes=31 * MIB), in_pixels(peak_host_bytes=45 * MIB), None),
+    (on_the_card(98 * MIB), on_the_card(121 * MIB), None),
+    (on_the_card(90 * MIB), on_the_card(150 * MIB), "native_cuda: host memory 150 MiB, before 90"),
     (with_result(peak_device_bytes=90 * MIB), with_result(peak_device_bytes=110 * MIB), "device memory 110 MiB"),
     (with_result(peak_device_bytes=MIB), with_result(peak_device_bytes=100 * MIB), "device memory 100 MiB, before 1"),
     (with_result(peak_host_bytes=MIB), with_result(peak_host_bytes=15 * MIB), None),

@@ -248,7 +248,8 @@ def _lost_in(old: dict[str, Any], new: dict[str, Any], threshold: float) -> Iter
                 yield f"{where}: PSNR {after['psnr_db']:.1f} dB, before {told}"
         for field, what in _MEMORY.items():
             peaks = one[field], other[field]
-            shared = field == "peak_host_bytes" and old["kind"] != "pixels"
+            own_process = old["kind"] == "pixels" and one["backend"] != "native_cuda"
+            shared = field == "peak_host_bytes" and not own_process
             step = _SHARED_HEAP_STEP_BYTES if shared else _MEMORY_STEP_BYTES
             if None not in peaks and peaks[1] > max(threshold * peaks[0], peaks[0] + step):
                 yield f"{where}: {what} {peaks[1] / 2**20:.0f} MiB, before {peaks[0] / 2**20:.0f}"

@@ -66,7 +66,8 @@ class WeightBytes:
 def bytes_moved(scenario: Scenario, weights: WeightBytes) -> int:
     """The least traffic of a scenario: inputs read once, outputs written once, weights read once in every step.
 
-    What is kept between the steps of a job (crops, activations) might stay in caches and does not count.
+    What is kept between the steps of a job (crops, activations) might stay in caches and does not count; the pictures
+    of the pixel path do, for its VAE is another's.
     """
     pictures = FLOAT_BYTES * scenario.frames * 3 * scenario.side**2
     latents = FLOAT_BYTES * scenario.frames * 4 * (scenario.side // 8) ** 2
@@ -79,13 +80,11 @@ def bytes_moved(scenario: Scenario, weights: WeightBytes) -> int:
     if scenario.kind == "windows":
         return 2 * latents + weights.unet
     frames = FLOAT_BYTES * scenario.frames * 3 * scenario.width * scenario.height
-    crops = FLOAT_BYTES * scenario.frames * 3 * scenario.crop**2
     mask = FLOAT_BYTES * scenario.crop**2
     if scenario.kind in NODE_KINDS:
         models = weights.vae_encoder + scenario.steps * weights.unet + weights.vae_decoder
         return 2 * frames + scenario.segments * (models + mask)
-    # Enlarged, shrunk, the mask feathered, pasted: the VAE between them is another's, so its pictures count.
-    return 2 * frames + scenario.segments * (2 * (crops + pictures) + 3 * crops + 3 * mask)
+    return 2 * frames + scenario.segments * (2 * pictures + mask)
 
 
 def copy_bytes_per_ms(device: torch.device = CPU, mebibytes: int = 256, runs: int = 15) -> float:

@@ -17,7 +17,7 @@ from animdetail_trt.bench.floors import FLOAT_BYTES
 from animdetail_trt.bench.job import Inputs, Job
 from animdetail_trt.bench.memory import measure_peak
 from animdetail_trt.bench.scenarios import SUITES, Scenario
-from animdetail_trt.bench.timing import Times, repeat
+from animdetail_trt.bench.timing import repeat
 from animdetail_trt.bench.workload import Segment, StandInVae, make_frames, make_segments
 from animdetail_trt.detailer.canvas import open_canvas
 from animdetail_trt.detailer.masks import paste_mask
@@ -62,16 +62,18 @@ PIXEL_SIDES: dict[str, Callable[[Tensor, Sequence[Segment], int, StandInVae], Te
 }
 
 
-def measure_ops(scenario: Scenario, copy_speed: float, runs: int = 15) -> list[dict[str, Any]]:
-    """Each op of the CPU's pixel path on all frames of one segment, beside the time that its compulsory traffic takes
-    at copy speed (bytes per ms)."""
+WORKING_COPY = "working copy"
+
+
+def measure_ops(scenario: Scenario, runs: int = 15) -> list[dict[str, Any]]:
+    """Each op of the CPU's pixel path on all frames of one segment: the bytes that it must move, and its times."""
     frames, segment = make_frames(scenario.frames, scenario.width, scenario.height), _segments_of(scenario)[0]
     x1, y1, _, _ = segment.crop_region
     canvas, pixels = frames.clone(), ops.crop_resize_to_vae(frames, segment.crop_region, segment.size)
     patch = torch.zeros(len(frames), *segment.mask.shape, 3)
     mask = ops.feather_mask(segment.mask, scenario.feather)
     calls: list[tuple[str, int, Callable[[], object]]] = [
-        ("working copy", 2 * frames.numel(), lambda: canvas.copy_(frames)),
+        (WORKING_COPY, 2 * frames.numel(), lambda: canvas.copy_(frames)),
         (
             "crop_resize_to_vae_into",
             patch.numel() + pixels.numel(),
@@ -81,15 +83,10 @@ def measure_ops(scenario: Scenario, copy_speed: float, runs: int = 15) -> list[d
         ("feather_mask_into", 2 * mask.numel(), lambda: ops.feather_mask_into(mask, segment.mask, scenario.feather)),
         ("alpha_paste", 3 * patch.numel() + mask.numel(), lambda: ops.alpha_paste(canvas, patch, mask, (x1, y1))),
     ]
-    return [_op(name, FLOAT_BYTES * moved, repeat(call, runs), copy_speed) for name, moved, call in calls]
-
-
-def _op(name: str, moved: int, times: Times, copy_speed: float) -> dict[str, Any]:
-    floor_ms = moved / copy_speed
-    fraction = floor_ms / times.median_ms
-    return {
-        "name": name, "bytes_moved": moved, "floor_ms": floor_ms, "fraction_of_floor": fraction, **times.as_json()
-    }  # fmt: skip
+    return [
+        {"name": name, "bytes_moved": FLOAT_BYTES * moved, **repeat(call, runs).as_json()}
+        for name, moved, call in calls
+    ]
 
 
 def print_peak(suite: str, name: str, way: str, threads: str) -> None:

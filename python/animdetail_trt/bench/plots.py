@@ -18,6 +18,7 @@ _COLOURS = dict(
     zip(WAYS, ("#999999", "#f0e442", "#56b4e9", "#0072b2", "#cc79a7", "#e69f00", "#009e73", "#d55e00"), strict=True)
 )
 _STAGES = {"encode": "#56b4e9", "sample": "#0072b2", "decode": "#e69f00", "paste": "#009e73", "hook": "#cc79a7"}
+_OTHER = "#999999"
 _WIDTH_IN, _ROW_IN = 9.5, 0.2
 Document = Mapping[str, Any]
 
@@ -107,17 +108,20 @@ def stage_bars(document: Document) -> str:
     ]
     figure, axes = _rows_figure(len(rows))
     for y, (_, result) in enumerate(rows):
-        total, left = sum(result["stages_ms"].values()), 0.0
-        for stage, ms in result["stages_ms"].items():
+        stages, left = result["stages_ms"], 0.0
+        other_ms = max(0.0, result["median_ms"] - sum(stages.values()))
+        total = sum(stages.values()) + other_ms
+        for stage, ms in (*stages.items(), ("other", other_ms)):
             share = 100 * ms / total
-            axes.barh(y, share, left=left, color=_STAGES.get(stage, "#999999"), height=0.75)
+            axes.barh(y, share, left=left, color=_STAGES.get(stage, _OTHER), height=0.75)
             if share > 6:
                 axes.annotate(f"{ms:.0f}", (left + share / 2, y), ha="center", va="center", fontsize=7, color="white")
             left += share
-    handles = [axes.barh(0, 0, color=colour, label=stage) for stage, colour in _STAGES.items() if stage != "hook"]
+    shown = {**_STAGES, "other": _OTHER}
+    handles = [axes.barh(0, 0, color=colour, label=stage) for stage, colour in shown.items() if stage != "hook"]
     figure.legend(handles=handles, ncols=len(handles), loc="upper center", frameon=False, fontsize=8)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("per cent of the stages' time; numbers are milliseconds")
+    axes.set_xlabel("per cent of the whole; numbers are milliseconds")
     _label_rows(axes, [f"{name}  {result['backend']}" for name, result in rows])
     return _svg(figure, "stages")
 

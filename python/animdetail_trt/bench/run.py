@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ class Run:
         document["growth"] = fit_growth(document["scenarios"])
 
     def _measure_rates(self, runs: int = 10) -> None:
-        """The machine's limits are the most that it has reached so far: it may have been busy before."""
+        """The machine's limits are the most that it reaches in the whole run: it may be busy now and not later."""
         unet, vae = (getattr(torch, name) for name in (self.ways.models.dtype, self.ways.models.vae_dtype))
         rate = flops_per_ms(self.device, unet, runs)
         vae_rate = rate if vae == unet else flops_per_ms(self.device, vae, runs)
@@ -197,6 +198,9 @@ class Run:
         for one in scenario["results"]:
             floor = work.floor(on_host if one["backend"] in host_ways else on_device)
             one["fraction_of_floor"] = floor["floor_ms"] / one["median_ms"]
+        for op in scenario.get("ops", ()):
+            op["floor_ms"] = op["bytes_moved"] / self.host_copy_bytes_per_ms
+            op["fraction_of_floor"] = op["floor_ms"] / op["median_ms"]
 
     def _told_rates(self, rates: Rates) -> dict[str, float]:
         return {
@@ -222,6 +226,7 @@ class Run:
         before = readings(self.device)  # while it is warm
         times = self._time(scenario, subjects, effort)
         after = readings(self.device)
+        self._measure_rates(runs=2)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
         if scenario.kind not in {one["kind"] for one in self.report.pictures}:
             outputs = {one.way: one.output for one in subjects}
@@ -238,9 +243,8 @@ class Run:
             "results": [self._result(one, times, base) for one in subjects],
             "absent": absent,
         }
-        self._put_floor(measured)
         if scenario.kind == "pixels":
-            measured["ops"] = measure_ops(scenario, self.host_copy_bytes_per_ms)
+            measured["ops"] = measure_ops(scenario)
         self._remember(scenario, time.monotonic() - begun, subjects, times, effort.least)
         return measured
 
@@ -250,12 +254,16 @@ class Run:
             return Truth(subject, 0, 0, subject.first_call_ms / 1e3)
         cuda = self.device.type == "cuda"
         way = TORCH if self.ways.is_float32 and not cuda else TRUTH  # on a GPU torch runs with other switches
-        job = make_job(scenario, way, self.ways, inputs)  # which may load models
-        begun = time.monotonic()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext():
-            output, unet_flops, vae_flops = count_flops(lambda: job.run(0))
-        took_s = time.monotonic() - begun
-        return Truth(Subject(way, job, _frames(scenario, output), 1e3 * took_s), unet_flops, vae_flops, took_s)
+            if way == TORCH:  # it is timed as well, and its first call told: counting would add to that
+                subject = self._first_call(scenario, way, inputs)
+                _, unet_flops, vae_flops = count_flops(lambda: subject.job.run(0))
+                return Truth(subject, unet_flops, vae_flops, subject.first_call_ms / 1e3)
+            job = make_job(scenario, way, self.ways, inputs)  # which may load models
+            begun = time.monotonic()
+            output, unet_flops, vae_flops = count_flops(lambda: _frames(scenario, job.run(0)))  # which waits for a GPU
+            took_s = time.monotonic() - begun
+            return Truth(Subject(way, job, output, 1e3 * took_s), unet_flops, vae_flops, took_s)
 
     def _effort(self, truth: Truth) -> Effort:
         effort = self.suite.effort
@@ -329,11 +337,14 @@ class Run:
         self.report.document["failures"].append({"scenario": scenario.name, "backend": way, "reason": reason})
 
     def _time(self, scenario: Scenario, subjects: list[Subject], effort: Effort) -> dict[str, Times]:
-        def timed(subject: Subject) -> Callable[[int], float]:
+        turn = count(2)
+
+        def timed(subject: Subject) -> Callable[[], float]:
             job, device = subject.job, CPU if _on_host(scenario.kind, subject.way) else self.device
 
-            def run(number: int) -> float:
-                elapsed_ms = time_ms(lambda: job.run(number + 2), job.excluded_ms, device)
+            def run() -> float:
+                number = next(turn)
+                elapsed_ms = time_ms(lambda: job.run(number), job.excluded_ms, device)
                 if scenario.kind in NODE_KINDS:
                     subject.stages_ms.append(job.stages_ms())
                 return elapsed_ms

@@ -90,12 +90,12 @@ def repeat(call: Callable[[], object], runs: int, device: torch.device = CPU) ->
 
 
 def alternate(
-    timed: Mapping[str, Callable[[int], float]], effort: Effort, enough: Callable[[], bool] = lambda: False
+    timed: Mapping[str, Callable[[], float]], effort: Effort, enough: Callable[[], bool] = lambda: False
 ) -> dict[str, Times]:
     """A B C, B C A, C A B ...: whatever else the machine does meets all alike, and none always comes after the same
     other, whose traces in caches and clocks it would run with.
 
-    timed: name -> the milliseconds of one run with the inputs of this round
+    timed: name -> the milliseconds of one run
     enough: whether to stop after the rounds that there must be
     """
     order = deque(timed)
@@ -105,6 +105,6 @@ def alternate(
         if i >= effort.least and (time.perf_counter() - start > effort.seconds or enough()):
             break
         for name in order:
-            runs[name].append(timed[name](i))
+            runs[name].append(timed[name]())
         order.rotate(-1)
     return {name: Times(times) for name, times in runs.items()}

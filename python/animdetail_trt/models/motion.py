@@ -139,8 +139,8 @@ class PerFrameGroupNorm(nn.GroupNorm):
 
 
 class WindowFrames:
-    """As long as the window being run, shared by the norms of one UNet: a tensor, because torch.compile takes its length
-    for one that may change, and an int for a constant."""
+    """As long as the window being run, shared by the norms of one UNet: a tensor, for torch.compile takes a length for
+    one that changes, and an int for a constant."""
 
     frames = torch.empty(1)
 
