@@ -66,8 +66,8 @@ def covering_bbox(boxes: Floats, stray: float, margin: float, frame_size: tuple[
     Each side lies at a quantile, so that the part ``stray`` of the boxes moves nothing, and ``margin`` of the size
     farther out.
     """
-    x1, y1 = np.nanquantile(boxes[:, :2], stray, axis=0)
-    x2, y2 = np.nanquantile(boxes[:, 2:], 1 - stray, axis=0)
+    x1, y1 = np.quantile(boxes[:, :2], stray, axis=0)
+    x2, y2 = np.quantile(boxes[:, 2:], 1 - stray, axis=0)
     left, top, right, bottom = widened((x1, y1, x2, y2), margin)
     width, height = frame_size
     return max(int(left), 0), max(int(top), 0), min(int(np.ceil(right)), width), min(int(np.ceil(bottom)), height)
