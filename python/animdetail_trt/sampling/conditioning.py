@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -73,7 +74,7 @@ class Entry:
             return within(self.mask, self.area)[:, None] * self.strength
         if self.area is None:
             return torch.full((1, 1, 1, 1), self.strength, device=self.tokens.device)
-        return _feathered(self.area, height, width).to(self.tokens.device)[None, None] * self.strength
+        return _feathered(self.area, height, width, self.tokens.device)[None, None] * self.strength
 
 
 def within(latents: Tensor, area: Area | None) -> Tensor:
@@ -219,8 +220,12 @@ def _clipped(area: Area, height: int, width: int) -> Area:
     return min(h, height - top), min(w, width - left), top, left
 
 
-def _feathered(area: Area, height: int, width: int, fuzz: int = 8) -> Tensor:
-    """(h, w): 1, falling to the area's edges that are not the picture's, over a quarter of it and 8 pixels at most."""
+@lru_cache(maxsize=64)
+def _feathered(area: Area, height: int, width: int, device: torch.device, fuzz: int = 8) -> Tensor:
+    """(h, w): 1, falling to the area's edges that are not the picture's, over a quarter of it and 8 pixels at most.
+
+    Uploaded once: what comes of the host is waited for.
+    """
     h, w, top, left = area
     share = torch.ones(h, w)
     for axis, (size, start, full) in enumerate(((h, top, height), (w, left, width))):
@@ -231,4 +236,4 @@ def _feathered(area: Area, height: int, width: int, fuzz: int = 8) -> Tensor:
         if length and start + size < full:
             ramp[-length:] *= torch.arange(length, 0, -1) / length
         share *= ramp[:, None] if axis == 0 else ramp
-    return share
+    return share.to(device)
