@@ -89,12 +89,13 @@ def check_conditioning(
     conditioning: Conditioning | None, name: str, token_dim: int
 ) -> list[tuple[Tensor, dict[str, Any]]]:
     """The entries of a conditioning, each with its extras; InputError names what is wrong with one."""
-    if conditioning is None or (isinstance(conditioning, list) and not conditioning):
-        raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
     try:
-        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in conditioning]
+        given = [] if conditioning is None else conditioning
+        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in given]
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} conditioning must be [[tensor, {{}}]], not {conditioning!r:.80}") from None
+    if not entries:
+        raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
     for tokens, extras in entries:
         if tokens.ndim != 3 or not tokens.shape[0]:
             raise InputError(f"{name} conditioning must be (1, tokens, dim), not {tuple(tokens.shape)}")
