@@ -179,7 +179,7 @@ def test_a_lora_is_put_into_a_refittable_engine(
     second = GraphUNet(sessions[1:], positions=None, token_dim=64, device=torch.device("cpu"))
     assert torch.equal(second(x, 300.0, TOKENS), out)
     assert len(reads) == 1
-    assert sessions[0]._base_weights is sessions[1]._base_weights
+    assert sessions[0]._weights is sessions[1]._weights
     assert torch.equal(load(tiny, tmp_path).model.unet(x, 300.0, TOKENS), before)
 
 
