@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,9 @@ CHAOS = """
 (AMD EPYC) is 5.7e-4 (lcm), 2.6e-3 (ddim) and 2.1e-2 (uni_pc) from its own golden outputs, which were made on another
 machine, and moves by up to 3.0e-3, 2.5e-3 and 2.1e-2 when the latent is changed by one part in ten million. On one and
 the same machine, on a CPU in float32, ours gives the reference's bits for euler, euler_ancestral, dpmpp_2m, lcm and
-ddim here. The test asks that ours be no farther from the golden latent than a change of one part in a million moves it.
+ddim here. The test asks that ours be no farther from the golden latent than three times what the largest of eight
+random changes of one part in a million moves ours (5.4e-4, 2.5e-3 and 2.2e-2 on this machine): eight are a sample of
+what rounding is carried to, not its bound, as the reference's own 3.0e-3 shows for lcm.
 
 Where a schedule asks for the very middle of two trained levels (sgm_uniform in an even number of steps with an lcm
 module, say), the reference takes the one to which its processor's float32 logarithm rounds. Here logarithms are rounded
@@ -95,7 +98,9 @@ def scheduler_distances() -> dict[str, tuple[int, float]]:
             continue
         beta, scheduler, sampler, steps = key.split("|")
         sigmas = torch.tensor(schedule_sigmas(ModelSampling(beta), sampler, scheduler, int(steps)))  # type: ignore[arg-type]
-        relative = ((sigmas - expected).abs() / expected.clamp_min(1e-6)).nan_to_num()
+        relative = (sigmas - expected).abs() / expected.clamp_min(1e-6)
+        relative[sigmas.isnan() & expected.isnan()] = 0.0
+        relative = relative.nan_to_num(nan=math.inf)  # of one of them
         count, largest = found[scheduler]
         found[scheduler] = count + 1, max(largest, float(relative.max()))
     return found

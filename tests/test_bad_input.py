@@ -207,6 +207,7 @@ def with_extras(**extras: Any) -> list[Any]:
     ("change", "words"),
     [
         (lambda pipe: pipe._replace(positive=None), "basic_pipe's positive conditioning is empty"),
+        (lambda pipe: pipe._replace(negative=()), "basic_pipe's negative conditioning is empty"),
         (lambda pipe: pipe.with_conditioning(tokens(2048)), "has 2048 channels, its UNet reads 64"),
         (lambda pipe: pipe.with_conditioning([[torch.zeros(1, 77, 64)]]), r"must be \[\[tensor, {}\]\]"),
         (lambda pipe: pipe.with_conditioning("a face"), r"must be \[\[tensor, {}\]\], not 'a face'"),

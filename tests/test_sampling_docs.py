@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import sampling_distance  # noqa: E402
 from sampling_distance import CHAOTIC, SAMPLERS, SCHEDULES, source_of  # noqa: E402
 
 ROWS = [
@@ -45,3 +48,17 @@ def test_the_distance_is_within_the_tolerance(row: list[str]) -> None:
         assert name in CHAOTIC
     elif second:
         assert float(second) <= 1e-4
+
+
+def test_a_schedule_of_nan_is_far_from_the_reference_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where that one is NaN too: kl_optimal in one step."""
+    schedule_sigmas = sampling_distance.schedule_sigmas
+
+    def damaged(model: Any, sampler: str, scheduler: str, steps: int) -> list[float]:
+        sigmas = schedule_sigmas(model, sampler, scheduler, steps)
+        return [math.nan] * len(sigmas) if (scheduler, steps) == ("karras", 10) else sigmas
+
+    monkeypatch.setattr(sampling_distance, "schedule_sigmas", damaged)
+    found = sampling_distance.scheduler_distances()
+    assert found["karras"] == (72, math.inf)
+    assert found["kl_optimal"][1] <= 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,16 +137,29 @@ def test_build_says_why_it_cannot(model: Any, monkeypatch: pytest.MonkeyPatch) -
         build.build_engine(model, DetailerSettings(), sizes, UNetVariant())
 
 
-def test_weights_on_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(MediaError, match="the disk is full"):
-        unet.UNetFiles.of(unet.Weights({"model.x": torch.ones(9)}, None, 1, 1), tmp_path, write=True)
+def test_weights_on_a_full_disk_leave_nothing(tmp_path: Path) -> None:
+    """Of a disk that takes files of half the size."""
+    resource = pytest.importorskip("resource")
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = unet.Weights({"model.x": torch.ones(1 << 20)}, None, 1, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, most))
+    try:
+        with pytest.raises(MediaError, match=r"cannot write a model's weights to .*File too large.*Free some space"):
+            unet.UNetFiles.of(weights, tmp_path, write=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    written = unet.UNetFiles.of(weights, tmp_path, write=True).checkpoint
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [written]
+
+
+def test_weights_are_written_without_a_copy_and_for_all_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safetensors.torch.save", None)  # which would hold the file in memory
+    written = unet.UNetFiles.of(unet.Weights({"model.x": torch.ones(9)}, None, 1, 1), tmp_path, write=True).checkpoint
+    (tmp_path / "other").touch()
+    assert written.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("run", ["torch", "auto"])

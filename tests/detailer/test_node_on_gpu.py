@@ -117,14 +117,18 @@ def test_pixels_are_worked_on_where_the_vae_is(tiny: Path, monkeypatch: pytest.M
     assert devices == {"cuda"}
 
 
-@pytest.mark.parametrize("name", ["context_overlap_linear", "controlnet_motion_window"])
-def test_a_step_waits_for_nothing(name: str, tiny: Path) -> None:
-    """What the host waits for in a run does not grow with its steps."""
+@pytest.mark.parametrize(
+    ("name", "sampler"), [("context_overlap_linear", "euler"), ("controlnet_motion_window", "sa_solver")]
+)
+def test_a_step_waits_for_nothing(name: str, sampler: str, tiny: Path) -> None:
+    """What the host waits for in a run does not grow with its steps; a second prompt holds for an area."""
     case = load_case(name)
     pipe, segs = case.pipe(tiny, device="cuda", dtype="float32"), case.controlled_segs(tiny, "cuda")
+    of_an_area = [[tokens, {"area": ("percentage", 0.5, 0.5, 0.25, 0.25)}] for tokens, _ in pipe.positive]
+    pipe = pipe._replace(positive=[*pipe.positive, *of_an_area])
 
     def waits(steps: int) -> int:
-        settings = case.settings["params"] | {"steps": steps}
+        settings = case.settings["params"] | {"steps": steps, "sampler_name": sampler}
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")

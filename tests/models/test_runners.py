@@ -19,6 +19,7 @@ import animdetail_trt as adt
 from animdetail_trt.backends.graph_backend import GraphUNet
 from animdetail_trt.errors import EngineError, UnavailableError
 from animdetail_trt.models import engines, runners
+from animdetail_trt.models.checkpoint import read_tensors
 from animdetail_trt.models.engines import Job, UNetVariant, jobs_for, lora_weights
 from animdetail_trt.models.files import ModelFiles
 from animdetail_trt.trt import memory
@@ -179,8 +180,24 @@ def test_a_lora_is_put_into_a_refittable_engine(
     second = GraphUNet(sessions[1:], positions=None, token_dim=64, device=torch.device("cpu"))
     assert torch.equal(second(x, 300.0, TOKENS), out)
     assert len(reads) == 1
-    assert sessions[0]._base_weights is sessions[1]._base_weights
+    assert sessions[0]._weights is sessions[1]._weights
     assert torch.equal(load(tiny, tmp_path).model.unet(x, 300.0, TOKENS), before)
+
+
+def test_the_files_under_a_lora_are_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give what a pipe with it is made of."""
+    checkpoint, motion = tiny / "tiny_sd15.safetensors", tiny / "tiny_mm_v2.safetensors"
+    files = ModelFiles(checkpoint, motion, loras=[(tiny / "tiny_lora.safetensors", 0.8)])
+    expected = {f"unet.{key}": tensor for key, tensor in files.read_parts().unet.items()}
+    reads: list[Any] = []
+    for module in ("files", "motion"):
+        monkeypatch.setattr(
+            f"animdetail_trt.models.{module}.read_tensors", lambda path: reads.append(path) or read_tensors(path)
+        )
+    base, changed = lora_weights(files, "fp32")
+    assert sorted(reads) == sorted([checkpoint, motion])
+    assert changed.keys() == {key for key in expected if not torch.equal(expected[key], base[key])} != set()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in changed.items())
 
 
 def test_a_damaged_engine_ends_in_torch(

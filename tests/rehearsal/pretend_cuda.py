@@ -153,6 +153,13 @@ class Event:
         return 1e3 * (end.recorded - self.recorded)
 
 
+class Generator(torch.Generator):
+    """Of any device."""
+
+    def __new__(cls, device: Any = None) -> Generator:
+        return super().__new__(cls, CPU)
+
+
 class Stream:
     cuda_stream = 0
 
@@ -243,6 +250,7 @@ def install() -> None:
     torch.ops.load_library(os.environ["REHEARSAL_GUARD"])
     for name, replacement in PRETENDED.items():
         setattr(torch.cuda, name, replacement)
+    torch.Generator = Generator
     # Tensors of inference mode are of no use to a subclass; modules get new parameters, as those cannot change device.
     torch.inference_mode = lambda mode=True: torch.no_grad()
     torch.__future__.set_overwrite_module_params_on_conversion(True)

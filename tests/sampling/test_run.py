@@ -13,7 +13,8 @@ import torch
 import animdetail_trt as adt
 from animdetail_trt.errors import InputError
 from animdetail_trt.sampling import ContextOptions, ksample
-from animdetail_trt.sampling.run import NoiseMask
+from animdetail_trt.sampling.refiner import Refiner, sample_refined
+from animdetail_trt.sampling.run import NoiseMask, SampleSettings
 
 TOKENS = torch.zeros(1, 77, 64)
 
@@ -102,3 +103,40 @@ def test_a_noise_mask_is_three_dimensional(mask: Any) -> None:
 def test_a_context_option_is_a_name(name: str, value: Any) -> None:
     with pytest.raises(InputError, match="Choose one of"):
         ContextOptions(**{name: value})
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpm_fast", "dpm_adaptive"])
+def test_the_last_step_that_is_told_of_is_the_last(pipe: adt.BasicPipe, sampler: str) -> None:
+    """dpm_fast takes 2 steps here, dpm_adaptive some 16, and none where there is but one."""
+    for steps in (1, 4):
+        told: list[tuple[int, int]] = []
+        changes = {"sampler_name": sampler, "steps": steps, "scheduler": "karras", "cfg": 1.0}
+        sampled(pipe, **changes, on_step=lambda *step, told=told: told.append(step))
+        assert told == sorted(told)
+        assert told[-1] == (steps, steps)
+        assert told[0][0] == 1
+
+
+def test_the_last_step_of_a_refiner_is_the_last(pipe: adt.BasicPipe) -> None:
+    """ddim_uniform has one step more than it was asked for."""
+    told: list[tuple[int, int]] = []
+    settings = SampleSettings(1, 6, 1.0, "euler", "ddim_uniform")
+    positive = negative = [[TOKENS, {}]]
+    sample_refined(
+        pipe.model, settings, positive, negative, torch.zeros(1, 4, 8, 8),
+        Refiner(pipe.model, positive, negative, 0.5), NoiseMask(torch.ones(1, 8, 8)), lambda *step: told.append(step),
+    )  # fmt: skip
+    assert told == [(step, 6) for step in (1, 2, 3, 4, 5, 6, 6)]
+
+
+def test_windows_that_leave_a_frame_out_are_met_later_than_the_schedule_is_long(tiny: Path) -> None:
+    """Two steps are covered; dpm_adaptive goes on to a third."""
+    context = ContextOptions("standard_uniform", 5, 2, context_stride=2)
+    pipe = adt.load_pipe(
+        tiny / "tiny_sd15.safetensors", motion_module=tiny / "tiny_mm_v2.safetensors", context=context,
+        device="cpu", dtype="float32",
+    )  # fmt: skip
+    changes = {"latent": torch.zeros(11, 4, 8, 8), "scheduler": "karras"}
+    assert torch.isfinite(sampled(pipe, **changes)).all()
+    with pytest.raises(InputError, match=r"do not cover 11 frames: frame \d+ at step [3-8] "):
+        sampled(pipe, **changes, sampler_name="dpm_adaptive")

@@ -57,6 +57,16 @@ def test_sigmas_fall_to_nought(scheduler: str, steps: int, beta: str) -> None:
     assert all(a > b for a, b in pairwise(sigmas))
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULER_NAMES)
+def test_sigmas_are_float32(scheduler: str) -> None:
+    """Tables' too: one bit of a sigma is 3e-4 of a Brownian path's noise."""
+    for steps in (1, 7, 10, 33):
+        sigmas = schedule_sigmas(MODELS["linear"], "euler", scheduler, steps)
+        torch.testing.assert_close(
+            torch.tensor(sigmas, dtype=torch.float64), torch.tensor(sigmas).double(), rtol=0, atol=0, equal_nan=True
+        )
+
+
 @pytest.mark.parametrize(
     ("first", "end", "keep_noise", "expected"),
     [

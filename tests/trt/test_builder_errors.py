@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from animdetail_trt.errors import EngineError
 from animdetail_trt.extras import install_command
 from animdetail_trt.models import engines
 from animdetail_trt.trt import flavour
-from animdetail_trt.trt.builder import _configure, _Options, build_plan
+from animdetail_trt.trt.builder import _configure, _Options, _write_timings, build_plan
 from animdetail_trt.trt.export import Graph
 from animdetail_trt.trt.flavour import load_flavour
 from animdetail_trt.trt.identity import Target
@@ -284,6 +285,29 @@ def test_what_tensorrt_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"tensorrt_rtx [\d.]+ cannot read the graph graph\.onnx: .*\w.*report this"):
         build_plan(load_flavour("tensorrt_rtx"), graph, [Profile({"b": Range(1, 1, 1)})], TARGET, tmp_path / "x.plan")
     assert not (tmp_path / "x.plan").exists()
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_timings_that_cannot_be_kept_lose_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+) -> None:
+    """They are written when the plan is done: the disk may be full of it."""
+    path = tmp_path / "timings.cache"
+    path.write_bytes(b"before")
+    write = getattr(Path, step)
+
+    def half(self: Path, what: Any) -> None:
+        if step == "write_bytes":
+            write(self, what[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, half)
+        _write_timings(SimpleNamespace(serialize=lambda: b"timings"), path)
+    assert "timings of kernels are not kept for the next build: [Errno 28] No space" in caplog.text
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"timings.cache": b"before"}
+    _write_timings(SimpleNamespace(serialize=lambda: b"timings"), path)
+    assert path.read_bytes() == b"timings"
 
 
 @needs_rtx

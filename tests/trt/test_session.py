@@ -678,6 +678,22 @@ def test_a_cache_that_is_refused_is_dropped(open_session: Any, rtx: FakeTensorRT
     assert path.read_bytes().startswith(b"FAKECACHE sm_89")
 
 
+def test_a_refused_cache_in_a_folder_that_is_only_read_stops_nothing(
+    open_session: Any, rtx: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "unet.cache"
+    path.write_bytes(b"FAKECACHE sm_120\nkernel")
+
+    def refuse(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for change in ("unlink", "write_bytes", "replace"):
+        monkeypatch.setattr(Path, change, refuse)
+    engine, x = open_session(rtx, runtime_cache=path), batch()
+    assert torch.equal(engine.run({"x": x}), affine(x))
+    engine.unload()
+
+
 def test_a_cache_that_cannot_be_written_stops_nothing(
     open_session: Any, rtx: FakeTensorRT, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,8 +15,8 @@ import torch
 
 from animdetail_trt.errors import UnavailableError
 from animdetail_trt.models.checkpoint import Placement, StateDict, read_shapes, reading
-from animdetail_trt.models.files import ModelFiles
-from animdetail_trt.models.motion import positions_of
+from animdetail_trt.models.files import ModelFiles, with_loras
+from animdetail_trt.models.motion import MotionModule, positions_of
 from animdetail_trt.models.unet import assemble_unet
 from animdetail_trt.trt.builder import Built, Progress, build_plan
 from animdetail_trt.trt.digests import Digests
@@ -219,15 +219,23 @@ def graph_module(job: Job) -> Any:
 
 def lora_weights(files: ModelFiles, precision: Precision) -> tuple[StateDict, StateDict]:
     """The UNet's weights without LoRAs, and those that the LoRAs change, both by their names in the graph."""
-    base_files = replace(files, loras=(), motion_loras=())
+    plain = replace(files, loras=(), motion_loras=())
+    parts, motion = plain.read_parts(needs_vae=False), plain.read_motion()
+    with reading(str(files.checkpoint)):
+        unet = with_loras(parts, files.loras).unet
+    before = _with_motion(parts.unet, motion)
+    after = _with_motion(unet, files.read_motion() if files.motion_loras else motion)
 
-    def named(of: ModelFiles) -> StateDict:
-        motion = of.read_motion()
-        tensors = of.read_parts(needs_vae=False).unet | ({} if motion is None else motion.tensors)
+    def named(tensors: StateDict) -> StateDict:
         return {f"unet.{key}": tensor.to(DTYPES[precision]) for key, tensor in tensors.items()}
 
-    base, merged = named(base_files), named(files)
+    base = named(before)
+    merged = named({key: tensor for key, tensor in after.items() if tensor is not before[key]})
     return base, {key: tensor for key, tensor in merged.items() if not torch.equal(tensor, base[key])}
+
+
+def _with_motion(unet: StateDict, motion: MotionModule | None) -> StateDict:
+    return unet if motion is None else unet | motion.tensors
 
 
 def inputs_of(entry: Entry) -> Inputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -73,7 +74,7 @@ class Entry:
             return within(self.mask, self.area)[:, None] * self.strength
         if self.area is None:
             return torch.full((1, 1, 1, 1), self.strength, device=self.tokens.device)
-        return _feathered(self.area, height, width).to(self.tokens.device)[None, None] * self.strength
+        return _feathered(self.area, height, width, self.tokens.device)[None, None] * self.strength
 
 
 def within(latents: Tensor, area: Area | None) -> Tensor:
@@ -88,12 +89,13 @@ def check_conditioning(
     conditioning: Conditioning | None, name: str, token_dim: int
 ) -> list[tuple[Tensor, dict[str, Any]]]:
     """The entries of a conditioning, each with its extras; InputError names what is wrong with one."""
-    if conditioning is None or (isinstance(conditioning, list) and not conditioning):
-        raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
     try:
-        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in conditioning]
+        given = [] if conditioning is None else conditioning
+        entries = [(torch.as_tensor(tokens), dict(extras)) for tokens, extras in given]
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} conditioning must be [[tensor, {{}}]], not {conditioning!r:.80}") from None
+    if not entries:
+        raise InputError(f"{name} conditioning is empty. Give one with pipe.with_prompt or pipe.with_conditioning")
     for tokens, extras in entries:
         if tokens.ndim != 3 or not tokens.shape[0]:
             raise InputError(f"{name} conditioning must be (1, tokens, dim), not {tuple(tokens.shape)}")
@@ -219,8 +221,12 @@ def _clipped(area: Area, height: int, width: int) -> Area:
     return min(h, height - top), min(w, width - left), top, left
 
 
-def _feathered(area: Area, height: int, width: int, fuzz: int = 8) -> Tensor:
-    """(h, w): 1, falling to the area's edges that are not the picture's, over a quarter of it and 8 pixels at most."""
+@lru_cache(maxsize=64)
+def _feathered(area: Area, height: int, width: int, device: torch.device, fuzz: int = 8) -> Tensor:
+    """(h, w): 1, falling to the area's edges that are not the picture's, over a quarter of it and 8 pixels at most.
+
+    Uploaded once: what comes of the host is waited for.
+    """
     h, w, top, left = area
     share = torch.ones(h, w)
     for axis, (size, start, full) in enumerate(((h, top, height), (w, left, width))):
@@ -231,4 +237,4 @@ def _feathered(area: Area, height: int, width: int, fuzz: int = 8) -> Tensor:
         if length and start + size < full:
             ramp[-length:] *= torch.arange(length, 0, -1) / length
         share *= ramp[:, None] if axis == 0 else ramp
-    return share
+    return share.to(device)

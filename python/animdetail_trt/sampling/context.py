@@ -84,10 +84,22 @@ class ContextOptions:
 
 
 def windows(frames: int, options: ContextOptions | None, step: int = 0) -> list[Window]:
-    """The windows that cover ``frames`` frames at ``step`` (from 0) of a run."""
+    """The windows that cover ``frames`` frames at ``step`` (from 0) of a run.
+
+    Raises InputError where they leave a frame out. Weighed ``relative``, it has the estimate 0, as in the reference.
+    """
     if options is None or not options.applies(frames):
         return [list(range(frames))]
-    return _SCHEDULES[options.schedule](frames, options, step)
+    found = _SCHEDULES[options.schedule](frames, options, step)
+    covered = {frame for window in found for frame in window}
+    wrong = covered - set(range(frames)) if options.fuse == "relative" else covered ^ set(range(frames))
+    if wrong:
+        raise InputError(
+            f"{options.schedule} windows of {options.context_length} frames, stride {options.context_stride} and "
+            f"overlap {options.context_overlap} do not cover {frames} frames: frame {min(wrong)} at step "
+            f"{step + 1} (the reference gives NaN or an IndexError there). Use context_stride 1, or looped_uniform"
+        )
+    return found
 
 
 def frames_of(values: Tensor, window: Sequence[int]) -> Tensor:
@@ -218,10 +230,7 @@ _WEIGHTS: dict[str, Callable[[Window, int, int], Tensor]] = {
 
 
 def check_context(frames: int, positions: int | None, options: ContextOptions | None, steps: int = 1) -> None:
-    """Raise unless every window fits the motion module's positions, and at every step every frame is in one.
-
-    Weighed ``relative``, a frame that is in none has the estimate 0, as in the reference.
-    """
+    """Raise unless every window fits the motion module's positions, and at every step every frame is in one."""
     if positions is None:
         return
     if options is None:
@@ -236,15 +245,8 @@ def check_context(frames: int, positions: int | None, options: ContextOptions | 
             f"context_length {options.context_length} is more than the motion module's {positions} positions. "
             f"Use context_length={positions} or less"
         )
-    for step in range(steps):
-        covered = {frame for window in windows(frames, options, step) for frame in window}
-        wrong = covered - set(range(frames)) if options.fuse == "relative" else covered ^ set(range(frames))
-        if wrong:
-            raise InputError(
-                f"{options.schedule} windows of {options.context_length} frames, stride {options.context_stride} and "
-                f"overlap {options.context_overlap} do not cover {frames} frames: frame {min(wrong)} at step "
-                f"{step + 1} (the reference gives NaN or an IndexError there). Use context_stride 1, or looped_uniform"
-            )
+    for step in range(steps):  # a sampler may take more than the schedule has
+        windows(frames, options, step)
 
 
 def fuse(estimates: Sequence[Tensor], spans: Sequence[Window], frames: int, options: ContextOptions) -> Tensor:

@@ -57,8 +57,11 @@ def sample_refined(
     switch = settings.first_step + math.floor(settings.steps * (1 - refiner.ratio))
     done = switch - settings.first_step
 
-    def count(offset: int) -> Callable[[int, int], None] | None:
-        return None if on_step is None else lambda step, _: on_step(step + offset, settings.steps)
+    tell = on_step or (lambda step, steps: None)
+
+    def refiner_step(step: int, steps: int) -> None:
+        """A schedule may have more steps than were asked for, or fewer."""
+        tell(settings.steps if step == steps else min(done + step, settings.steps), settings.steps)
 
     noisy = sample_part(
         model,
@@ -71,7 +74,7 @@ def sample_refined(
         switch,
         noise_mask=noise_mask,
         keep_noise=True,
-        on_step=count(0),
+        on_step=lambda step, _: tell(step, settings.steps),
     )
     original = latent.to(noisy.device)
     mask = latent_mask(noise_mask.mask, original)
@@ -85,5 +88,5 @@ def sample_refined(
         switch,
         settings.total_steps + 1,
         noise_mask=NoiseMask(noise_mask.mask),
-        on_step=count(done),
+        on_step=refiner_step,
     )

@@ -148,7 +148,8 @@ def ksample(
     latent: float32 (f, 4, lh, lw), before the factor 0.18215, as is the result
     noise_mask: (1 or f, h, w) in 0..1, of any size: where to paint; black stays
     scheduler_func: ``scheduler_func(model, sampler_name, steps)`` -> sigmas, in place of ``scheduler``
-    on_step: called with (step, steps), step from 1
+    on_step: called with (step, steps), step from 1, at last with (steps, steps): also by dpm_fast, whose steps are
+        fewer, and by dpm_adaptive, which stays there for as many more as it needs
 
     Raises InputError for a value that cannot be sampled with.
     """
@@ -228,9 +229,10 @@ def sample_part(
     noise of the last sigma."""
     schedule = settings.sigmas(model)
     sigmas = part_of(schedule, first, end, keep_noise=keep_noise)
-    if len(sigmas) < 2:
+    steps = len(sigmas) - 1
+    if steps < 1:
         return latent
-    check_context(latent.shape[0], model.unet.positions, model.context, len(sigmas) - 1)
+    check_context(latent.shape[0], model.unet.positions, model.context, steps)
     clean = latent.to(model.device) * LATENT_SCALE
     noise = noise.to(model.device)
     guided = Guided(
@@ -255,7 +257,7 @@ def sample_part(
         last_denoised = denoised
         guided.step = i + 1
         if on_step is not None:
-            on_step(i + 1, len(sigmas) - 1)
+            on_step(min(i + 1, steps), steps)
 
     run = Run(
         denoise=denoise,
@@ -266,6 +268,8 @@ def sample_part(
         percent_to_sigma=model.model_sampling.percent_to_sigma,
     )
     x = SAMPLERS[settings.sampler_name](run, start(clean, noise, sigmas[0], model.model_sampling.sigma_max))
+    if on_step is not None and guided.step < steps:
+        on_step(steps, steps)
     # The reference takes the last step's estimate of the clean latent, which a sampler need not land on.
     # dpm_adaptive has no step to take where the schedule has but one.
     return (x if keep_noise or last_denoised is None else last_denoised) / LATENT_SCALE

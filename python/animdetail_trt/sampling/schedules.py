@@ -1,14 +1,14 @@
 """Schedules: which noise levels a run of n steps visits. Each returns falling sigmas, n + 1 as a rule, the last 0.
 
-They are float32, computed as such: the noise of an SDE sampler, a Brownian path between two sigmas, changes by the root
-of what a sigma changes by, so that one bit of a sigma is 3e-4 of the noise.
+They are float32, as the reference's: the noise of an SDE sampler, a Brownian path between two sigmas, changes by the
+root of what a sigma changes by, so that one bit of a sigma is 3e-4 of the noise.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -107,16 +107,17 @@ def gits(model: ModelSampling, steps: int) -> list[float]:
     if steps > longest:
         return _ending_at_nought(_interpolated(GITS_LEVELS[longest], steps))
     # One step takes, as published, the last of the longest table.
-    return _ending_at_nought(GITS_LEVELS.get(steps, GITS_LEVELS[longest][-2:]))
+    return _ending_at_nought(np.array(GITS_LEVELS.get(steps, GITS_LEVELS[longest][-2:])))
 
 
-def _interpolated(levels: Sequence[float], steps: int) -> list[float]:
+def _interpolated(levels: Sequence[float], steps: int) -> np.ndarray[Any, Any]:
     positions = np.linspace(0, len(levels) - 1, steps + 1)
-    return [float(level) for level in np.exp(np.interp(positions, np.arange(len(levels)), np.log(levels)))]
+    interpolated: np.ndarray[Any, Any] = np.exp(np.interp(positions, np.arange(len(levels)), np.log(levels)))
+    return interpolated
 
 
-def _ending_at_nought(levels: Sequence[float]) -> list[float]:
-    return [*levels[:-1], 0.0]
+def _ending_at_nought(levels: np.ndarray[Any, Any]) -> list[float]:
+    return [*levels[:-1].astype(np.float32).tolist(), 0.0]
 
 
 SCHEDULES: dict[str, Schedule] = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from animdetail_trt.trt.flavour import Flavour, use_card
 from animdetail_trt.trt.identity import Target
 from animdetail_trt.trt.layers import parse_layers, summary_of
 from animdetail_trt.trt.profile import Profile
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done of it, and all its steps."""
@@ -277,6 +281,12 @@ def _read_timings(config: Any, path: Path) -> Any:
 
 
 def _write_timings(timings: Any, path: Path) -> None:
+    """Whole or not at all; where there is no place for it, the next build takes longer, and this one is done."""
     partial = path.with_name(f".{path.name}.{threading.get_native_id()}")
-    partial.write_bytes(timings.serialize())
-    partial.replace(path)
+    try:
+        partial.write_bytes(timings.serialize())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        logger.warning("the timings of kernels are not kept for the next build: %s", error)

@@ -49,20 +49,6 @@ def parse_layers(text: str) -> list[Layer]:
     return layers
 
 
-def parse_inspector(layers: Iterable[Any]) -> list[Layer]:
-    """The layers of an engine inspector's JSON, built with detailed verbosity."""
-    return [
-        Layer(
-            layer["Name"],
-            layer.get("LayerType", "unknown"),
-            layer.get("TacticName", ""),
-            tuple(_ONNX.findall(layer.get("Metadata", "").replace("\x1f", ""))),
-        )
-        for layer in layers
-        if isinstance(layer, dict)
-    ]
-
-
 def summary_of(layers: Iterable[Layer]) -> dict[str, Any]:
     """For the sidecar: layers by kind, attention fused and not, and the softmaxes that stand alone by name."""
     layers = list(layers)

@@ -69,7 +69,8 @@ class RuntimeCache:
             return None
         if not self._cache.deserialize(blob):  # another card, driver or version, or damaged
             logger.info("%s was made elsewhere: its kernels are compiled again", self._path)
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a shared folder that may only be read
+                self._path.unlink()
             return None
         return _digest(blob)
 

@@ -29,7 +29,7 @@ from animdetail_trt.trt.profile import (
     sizes_of,
     tightest,
 )
-from animdetail_trt.trt.refit import Coverage, Refit
+from animdetail_trt.trt.refit import refit
 from animdetail_trt.trt.replay import Replay, Replays, capture
 
 logger = logging.getLogger(__name__)
@@ -101,11 +101,10 @@ class _Held:
     workspace: Workspace
     replays: Replays
     execution: Execution | None = None
-    refit: Refit | None = None
 
     def free(self) -> None:
         """Nothing is loaded afterwards, whatever the wait for the device raises."""
-        execution, self.execution, self.refit = self.execution, None, None
+        execution, self.execution = self.execution, None
         if execution is None:
             return
         try:
@@ -160,7 +159,6 @@ class EngineSession(Session):
         runtime_cache: the file for what TensorRT-RTX compiles.
         weights_at_load: gives the weights that the plan was built with, on the CPU, and those to be set in their place;
             called when the plan is first loaded. None for an engine that keeps its own.
-        weight_names: the plan's names of weights where they differ from the base's.
     """
 
     def __init__(
@@ -175,7 +173,6 @@ class EngineSession(Session):
         cuda_graphs: int = 4,
         runtime_cache: Path | None = None,
         weights_at_load: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None,
-        weight_names: Mapping[str, str] | None = None,
     ) -> None:
         if device.type != workspace.device.type or device.index not in (None, workspace.device.index):
             raise InputError(f"the engine is to run on {device}, and its workspace lies on {workspace.device}")
@@ -189,10 +186,8 @@ class EngineSession(Session):
         self._runtime_cache = runtime_cache
         self._held = _Held(workspace, Replays(cuda_graphs, workspace.synchronize))
         finalize(self, workspace.drop, self._held.abandon)
-        self._base_weights: Mapping[str, Tensor] | None = None
         self._weights_at_load = weights_at_load
-        self._weight_names = weight_names or {}
-        self._changed: Mapping[str, Tensor] = {}
+        self._weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = ({}, {})
 
     @property
     def loaded(self) -> bool:
@@ -230,36 +225,19 @@ class EngineSession(Session):
                 finally:
                     self.workspace.retire(self)
 
-    def set_weights(self, changed: Mapping[str, Tensor]) -> Coverage:
-        """Run with these weights in place of the base's from now on, unloaded or not; none for the base's alone.
-
-        A pipe's weights stay as ``weights_at_load`` gave them: only the tests of refitting call this.
-        Raises EngineError where the engine cannot take them; the weights from before stay.
-        """
-        with self.workspace.occupied():
-            self._load()
-            try:
-                coverage = self._refit_engine(changed)
-            finally:
-                if self._held.refit is not None and not self._held.refit.intact:
-                    self.unload()
-        self._changed = dict(changed)
-        return coverage
-
     def _load(self) -> Execution:
         held = self._held
         if held.execution is not None:
             return held.execution
         if self._weights_at_load is not None:
-            self._base_weights, self._changed = self._weights_at_load()
+            self._weights = self._weights_at_load()
             self._weights_at_load = None
         plan = self._plan_reader()
         self.workspace.admit(self, memoryview(plan).nbytes)
         try:
             held.execution = self._read(plan)
             self._check_plan(held.execution)
-            if self._changed:
-                self._refit_engine(self._changed)
+            self._refit(held.execution)
         except BaseException:  # an interrupt too: half loaded, it would run with the weights that it was built with
             try:
                 held.abandon()
@@ -283,6 +261,13 @@ class EngineSession(Session):
                 f"the plan has inputs {', '.join(execution.inputs)} and {execution.num_profiles} profiles; what is "
                 f"written beside it says {', '.join(self.inputs)} and {len(self.profiles)}. {REBUILD}"
             )
+
+    def _refit(self, execution: Execution) -> None:
+        base, changed = self._weights
+        if changed:
+            start = time.perf_counter()
+            refit(self._trt, execution.engine, self._log, base, changed, self.workspace)
+            logger.info("the engine took %d new weights in %.1f s", len(changed), time.perf_counter() - start)
 
     def _run(self, execution: Execution, call: _Call, stream: int) -> Tensor:
         if self._held.replays.due(call.key):
@@ -347,21 +332,3 @@ class EngineSession(Session):
             raise
         self._held.replays.keep(call.key, self.workspace.generation, replay)
         return output
-
-    def _refit_engine(self, changed: Mapping[str, Tensor]) -> Coverage:
-        held = self._held
-        assert held.execution is not None
-        if self._base_weights is None:
-            raise EngineError(
-                "this engine's own weights are not at hand: it cannot be given others. Merge them instead"
-            )
-        held.replays.clear()
-        if held.refit is None:
-            engine = held.execution.engine
-            held.refit = Refit(
-                self._trt, engine, self._log, self._base_weights, self._weight_names, self.workspace
-            )  # fmt: skip
-        start = time.perf_counter()
-        coverage = held.refit.set_weights(changed)
-        logger.info("the engine took %s in %.1f s", coverage, time.perf_counter() - start)
-        return coverage

@@ -74,9 +74,10 @@ def sample_sa_solver(run: Run, x: Tensor, *, pece: bool = False) -> Tensor:
     def adams_step(x: Tensor, start: int, newest: int, order: int, rate: float) -> Tensor:
         """From ``start`` one step on, through the estimates at ``newest`` and before; rate: 1 + tau^2"""
         weights = _sa_weights(levels[newest + 1 - order : newest + 1], levels[start], levels[start + 1], rate)
-        kept = (sigmas[start + 1] / sigmas[start]) ** rate
-        stepped: Tensor = kept * x + torch.tensordot(torch.stack(known[-order:], 1), weights.to(x), ([1], [0]))
-        return stepped
+        x = (sigmas[start + 1] / sigmas[start]) ** rate * x
+        for weight, estimate in zip(weights.tolist(), known[-order:], strict=True):
+            x = x + weight * estimate
+        return x
 
     predicted, rate = x, 1.0
     added: Tensor | float = 0.0
