@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 from animdetail_trt.errors import MediaError
-
-_serial = count()
 
 
 @contextmanager
@@ -40,17 +38,17 @@ def staged_folder(target: Path) -> Iterator[Path]:
     A ``target`` that is there already keeps its other files: the new ones are moved into it one by one.
     """
     partial = _partial_path(target)
-    try:
-        with _write_errors(target):
-            partial.mkdir(parents=True)
+    with _write_errors(target):
+        partial.mkdir(parents=True)  # outside the try: one that was there already is not removed
+        try:
             yield partial
             if not target.exists():
                 partial.rename(target.resolve())
                 return
             for path in sorted(partial.iterdir()):
                 path.replace(target / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_writable(target: Path) -> None:
@@ -118,7 +116,8 @@ def _mode_of(path: Path) -> int | None:
 
 def _partial_path(target: Path) -> Path:
     # Beside the file that a link leads to, short whatever the name, and the suffix last: it chooses the container.
-    return target.resolve().parent / f".animdetail-{os.getpid()}-{next(_serial)}{target.suffix}"
+    # Random, not the process's number: containers that share a folder are all number 1.
+    return target.resolve().parent / f".animdetail-{secrets.token_hex(8)}{target.suffix}"
 
 
 @contextmanager
