@@ -137,6 +137,17 @@ def test_run_report(pipe: adt.BasicPipe) -> None:
     assert described["total_ms"] >= sum(sum(segment["stages_ms"].values()) for segment in described["segments"]) * 0.99
 
 
+def test_a_run_report_is_of_the_last_run(pipe: adt.BasicPipe) -> None:
+    report = RunReport()
+    detail(pipe, observer=report)
+    first = report.as_dict()["segments"]
+    detail(pipe, guide_size=24, observer=report)
+    assert [segment["work_size"] for segment in first] == [(16, 16)] * 2
+    assert [segment["work_size"] for segment in report.as_dict()["segments"]] == [(24, 24)] * 2
+    report.begin_run(0, 1)
+    assert report.as_dict() == RunReport().as_dict()
+
+
 def test_an_interrupt_in_the_middle_leaves_the_input_alone(pipe: adt.BasicPipe) -> None:
     class Impatient(Observer):
         def step(self, index: int, step: int, steps: int) -> None:
