@@ -98,7 +98,11 @@ def write_image(path: Path, picture: Tensor) -> None:
 def write_images(
     folder: Path, frames: Tensor, stems: Sequence[str], on_frame: Callable[[int], None] | None = None
 ) -> None:
-    """Write float (f, h, w, 3) frames as ``folder/STEM.png``, 8 bits rounded half up; all of them or none."""
+    """Write float (f, h, w, 3) frames as ``folder/STEM.png``, 8 bits rounded half up.
+
+    They are moved to their place when all are written: into a new ``folder`` all or none, into one that is there
+    already one by one.
+    """
     with staged_folder(folder) as partial:
         for index, (picture, stem) in enumerate(zip(frames, stems, strict=True)):
             _save(partial / f"{stem}.png", to_uint8(picture))

@@ -1,4 +1,7 @@
-"""Write beside, then rename: an output is either the whole new one or what was there before."""
+"""Write beside, then rename: a file, or a new folder, is either the whole new one or what was there before.
+
+Of a folder that is there already that is true of each file.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def staged_file(target: Path) -> Iterator[Path]:
 def staged_folder(target: Path) -> Iterator[Path]:
     """As ``staged_file`` for a folder of files: renamed to ``target`` when the block ends well.
 
-    A ``target`` that is there already keeps its other files: the new ones are moved into it one by one.
+    A ``target`` that is there already keeps its other files: the new ones, all whole by then, are moved into it one by
+    one, and where that fails in the middle those before it stay.
     """
     partial = _partial_path(target)
     with _write_errors(target):
