@@ -13,7 +13,7 @@ from torch import Tensor
 from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
-from animdetail_trt.errors import EngineError, InputError, LostDeviceError, UncoveredError
+from animdetail_trt.errors import EngineError, FullDeviceError, InputError, LostDeviceError, UncoveredError
 
 CPU = torch.device("cpu")
 LATENTS, TOKENS = torch.zeros(2, 3, 4, 8, 8), torch.zeros(2, 1, 77, 64)
@@ -86,8 +86,9 @@ def test_what_one_does_not_cover_the_next_does_for_that_call_alone(caplog: pytes
     ], "said once"
 
 
-def test_one_that_fails_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    broken = Model(1, lambda x: EngineError("the driver is too old"))
+@pytest.mark.parametrize("error", [EngineError("the driver is too old"), FullDeviceError("4 GiB are not free")])
+def test_one_that_fails_is_not_tried_again(error: Exception) -> None:
+    broken = Model(1, lambda x: error)
     ladder = unet(broken, Model(2))
     assert [run(ladder), run(ladder)] == [2, 2]
     assert broken.calls == [2]

@@ -59,8 +59,10 @@ class Ladder(Generic[Runner]):
     def climb(self, call: Callable[[Runner], Result], *, divisible: bool = False, asks: bool = False) -> Result:
         """What ``call`` makes of the first runner that can do it. asks: it runs no model and counts as no call.
 
-        A runner that does not cover the call is passed over for it alone, one that fails for good. Out of memory goes
-        on to the next too, unless the caller can divide the call.
+        A runner that does not cover the call is passed over for it alone, one that fails for good: one that finds the
+        GPU full (FullDeviceError) too, since a GPU that stays full would fail it at each call, and the weights of the
+        runner below make it fuller still. Out of memory in a call goes on to the next for it alone, unless the caller
+        can divide the call.
         """
         for rung, below in zip(self.rungs, [*self.rungs[1:], None], strict=True):
             if rung.broken:
