@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"compress_level": 1},  # a quarter of the usual 6's time or less, for a file a quarter larger
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"quality": 95},
@@ -87,7 +88,7 @@ def drawn_in_alpha(paths: Sequence[Path]) -> bool:
 
 
 def write_image(path: Path, picture: Tensor) -> None:
-    """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95)."""
+    """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95, PNG fast)."""
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise MediaError(f"cannot write a {suffix or 'nameless'} image. Use one of {', '.join(IMAGE_SUFFIXES)}.")
