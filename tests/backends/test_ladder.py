@@ -233,6 +233,21 @@ def test_the_vae_halves_before_it_goes_down(full: Exception) -> None:
     assert out.shape[0] == 7
     assert float(out.mean()) == 1
     assert below.calls == []
-    assert max(size for size in small.calls if size <= 2) <= 2
+    assert small.calls == [7, 4, 2, 2, 2, 1]
     tiny = Model(1, lambda x: full)
     assert float(vae(tiny, Model(2)).decode(torch.zeros(3, 4, 1, 1)).mean()) == 2
+
+
+def test_the_vae_remembers_how_many_frames_fitted_and_for_which_size() -> None:
+    full = torch.OutOfMemoryError("full")
+    model = Model(1, lambda x: full if len(x) * x[0].numel() > 4 * 3 * 16 * 16 else None)
+    ladder = vae(model)
+    large, small = torch.rand(10, 3, 16, 16), torch.rand(10, 3, 8, 8)
+    for _ in range(2):
+        assert torch.equal(ladder.encode(large), large + 1)
+        assert torch.equal(ladder.encode(small), small + 1)
+    assert model.calls == [10, 5, 3, 3, 3, 1, 10, 3, 3, 3, 1, 10]
+    model.calls.clear()
+    assert len(ladder.encode(large[:2])) == 2
+    assert len(ladder.decode(torch.rand(10, 4, 2, 2))) == 10
+    assert model.calls == [2, 10]

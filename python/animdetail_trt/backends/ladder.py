@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.batches import Batches
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.errors import EngineError, UncoveredError, is_out_of_memory
 
@@ -122,11 +123,12 @@ class LadderUNet:
 
 
 class LadderVae:
-    """A VaeRunner over several; out of memory, it halves the frames first."""
+    """A VaeRunner over several; out of memory, it halves the frames first, once for all calls of a size."""
 
     def __init__(self, rungs: Sequence[Rung[VaeRunner]], *, device: torch.device) -> None:
         self.ladder = Ladder("VAE", rungs)
         self.device = device
+        self.batches = Batches()
 
     @property
     def name(self) -> str:
@@ -146,11 +148,10 @@ class LadderVae:
         return self._divided(lambda runner, part: runner.decode(part), latents)
 
     def _divided(self, call: Callable[[VaeRunner, Tensor], Tensor], frames: Tensor) -> Tensor:
-        try:
-            out = self.ladder.climb(lambda runner: call(runner, frames), divisible=len(frames) > 1)
-            return out.to(self.device)
-        except Exception as error:
-            if len(frames) == 1 or not is_out_of_memory(error):
-                raise
-        half = len(frames) // 2
-        return torch.cat([self._divided(call, part) for part in (frames[:half], frames[half:])])
+        def run(rows: slice) -> Tensor:
+            part = frames[rows]
+            return self.ladder.climb(lambda runner: call(runner, part), divisible=len(part) > 1).to(self.device)
+
+        # Pixels and latents are told apart by their channels.
+        outs = self.batches.run(frames.shape[1:], len(frames), len(frames), run)
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
