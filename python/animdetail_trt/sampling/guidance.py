@@ -103,8 +103,8 @@ class Guided:
             kinds[job.kind].append(job)
         found: list[tuple[Job, Tensor]] = []
         for alike in kinds.values():
-            height, width = within(x, alike[0].entry.area).shape[-2:]
             entry, frames = alike[0].entry, len(alike[0].window)
+            height, width = within(x, entry.area).shape[-2:]
             at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
             size = frames, height, width, entry.tokens.shape, entry.control is None
             run = partial(self._call, alike, x, sigma)
