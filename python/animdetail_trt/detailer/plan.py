@@ -60,6 +60,7 @@ class SegmentPlan:
     pixels: those, float32 (1 or f, h, w, 3)
     crop_size, work_size: (width, height) of the crop and of what is sampled
     track: where the crop follows the segment inside crop_region, its way; crop_size is then its window's
+    feathered: the mask as the sampler's is feathered, where that is done already
     """
 
     seg: SEG
@@ -69,6 +70,7 @@ class SegmentPlan:
     crop_size: tuple[int, int]
     work_size: tuple[int, int]
     track: Track | None = None
+    feathered: Tensor | None = None
 
 
 def plan_segments(
