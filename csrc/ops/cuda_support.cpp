@@ -20,8 +20,7 @@ const char* remedy(cudaError_t code) {
     case cudaErrorInvalidDevice: return "Pass a stream of the device that the tensors are on";
     default:
       return "If an earlier kernel failed, every call after it does: restart the process, with CUDA_LAUNCH_BLOCKING=1 "
-             "to "
-             "see which it was";
+             "to see which it was";
   }
 }
 
@@ -37,7 +36,8 @@ struct DeviceTables {
 };
 
 std::mutex tables_lock;
-std::map<int, DeviceTables> tables_of_device;  // never destroyed entries: the driver may be gone before this is
+// Its end frees nothing on the devices: it comes with the process's, when the driver may be gone already.
+std::map<int, DeviceTables> tables_of_device;
 
 // Lets this thread allocate and copy while some stream is being captured: neither is part of the capture.
 class OutsideCapture {

@@ -43,7 +43,10 @@ class EngineError(AnimDetailError):
 
 
 class FullDeviceError(EngineError):
-    """An engine found too little of the GPU's memory free; a later call may find more."""
+    """An engine found too little of the GPU's memory free; a later call may find more.
+
+    A ladder (``backends.ladder``) gives the engine up for it as for every EngineError, on purpose.
+    """
 
 
 class UncoveredError(EngineError):

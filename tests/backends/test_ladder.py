@@ -13,7 +13,7 @@ from torch import Tensor
 from animdetail_trt.backends.failures import engine_failures
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.backends.ladder import LadderUNet, LadderVae, Rung
-from animdetail_trt.errors import EngineError, InputError, LostDeviceError, UncoveredError
+from animdetail_trt.errors import EngineError, FullDeviceError, InputError, LostDeviceError, UncoveredError
 
 CPU = torch.device("cpu")
 LATENTS, TOKENS = torch.zeros(2, 3, 4, 8, 8), torch.zeros(2, 1, 77, 64)
@@ -86,8 +86,9 @@ def test_what_one_does_not_cover_the_next_does_for_that_call_alone(caplog: pytes
     ], "said once"
 
 
-def test_one_that_fails_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    broken = Model(1, lambda x: EngineError("the driver is too old"))
+@pytest.mark.parametrize("error", [EngineError("the driver is too old"), FullDeviceError("4 GiB are not free")])
+def test_one_that_fails_is_not_tried_again(error: Exception) -> None:
+    broken = Model(1, lambda x: error)
     ladder = unet(broken, Model(2))
     assert [run(ladder), run(ladder)] == [2, 2]
     assert broken.calls == [2]
@@ -232,6 +233,21 @@ def test_the_vae_halves_before_it_goes_down(full: Exception) -> None:
     assert out.shape[0] == 7
     assert float(out.mean()) == 1
     assert below.calls == []
-    assert max(size for size in small.calls if size <= 2) <= 2
+    assert small.calls == [7, 4, 2, 2, 2, 1]
     tiny = Model(1, lambda x: full)
     assert float(vae(tiny, Model(2)).decode(torch.zeros(3, 4, 1, 1)).mean()) == 2
+
+
+def test_the_vae_remembers_how_many_frames_fitted_and_for_which_size() -> None:
+    full = torch.OutOfMemoryError("full")
+    model = Model(1, lambda x: full if len(x) * x[0].numel() > 4 * 3 * 16 * 16 else None)
+    ladder = vae(model)
+    large, small = torch.rand(10, 3, 16, 16), torch.rand(10, 3, 8, 8)
+    for _ in range(2):
+        assert torch.equal(ladder.encode(large), large + 1)
+        assert torch.equal(ladder.encode(small), small + 1)
+    assert model.calls == [10, 5, 3, 3, 3, 1, 10, 3, 3, 3, 1, 10]
+    model.calls.clear()
+    assert len(ladder.encode(large[:2])) == 2
+    assert len(ladder.decode(torch.rand(10, 4, 2, 2))) == 10
+    assert model.calls == [2, 10]

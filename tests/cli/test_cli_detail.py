@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from animdetail_trt.cli.detail import _out_of_memory_hint
+from animdetail_trt.errors import DeviceError
 from animdetail_trt.media.clip import open_source
 from animdetail_trt.media.segs_file import read_segs
 from animdetail_trt.media.video import probe_video, read_video
@@ -290,6 +292,14 @@ def test_out_of_memory_names_the_remedy(
     assert outcome.code == 2
     for told in ("out of memory", f"{error}. Use a smaller --max-size", "--crop-factor", "fewer frames"):
         assert told in outcome.err
+
+
+def test_out_of_memory_is_the_devices_error() -> None:
+    for full in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), DeviceError("can't allocate memory")):
+        with pytest.raises(DeviceError, match="out of memory.* Use a smaller --max-size"), _out_of_memory_hint():
+            raise full
+    with pytest.raises(RuntimeError, match="^another$"), _out_of_memory_hint():
+        raise RuntimeError("another")
 
 
 def test_end_to_end_with_tiny_models(

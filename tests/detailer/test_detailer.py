@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import animdetail_trt as adt
+from animdetail_trt import ops
 from animdetail_trt.detailer import detailer as detailer_module
 from animdetail_trt.detailer.canvas import Canvas, HostCanvas
 from animdetail_trt.detailer.masks import paste_mask
@@ -21,7 +22,7 @@ from animdetail_trt.detailer.plan import SegmentPlan
 from animdetail_trt.detailer.report import Observer, RunReport
 from animdetail_trt.detailer.segment import decode_crop, encode_crop
 from animdetail_trt.errors import InputError
-from animdetail_trt.ops import reference
+from animdetail_trt.ops import native, reference
 from animdetail_trt.sampling.masked import DifferentialMask
 from animdetail_trt.sampling.model_sampling import ModelSampling
 from tolerances import assert_crops_match
@@ -137,6 +138,17 @@ def test_run_report(pipe: adt.BasicPipe) -> None:
     assert described["total_ms"] >= sum(sum(segment["stages_ms"].values()) for segment in described["segments"]) * 0.99
 
 
+def test_a_run_report_is_of_the_last_run(pipe: adt.BasicPipe) -> None:
+    report = RunReport()
+    detail(pipe, observer=report)
+    first = report.as_dict()["segments"]
+    detail(pipe, guide_size=24, observer=report)
+    assert [segment["work_size"] for segment in first] == [(16, 16)] * 2
+    assert [segment["work_size"] for segment in report.as_dict()["segments"]] == [(24, 24)] * 2
+    report.begin_run(0, 1)
+    assert report.as_dict() == RunReport().as_dict()
+
+
 def test_an_interrupt_in_the_middle_leaves_the_input_alone(pipe: adt.BasicPipe) -> None:
     class Impatient(Observer):
         def step(self, index: int, step: int, steps: int) -> None:
@@ -149,6 +161,37 @@ def test_an_interrupt_in_the_middle_leaves_the_input_alone(pipe: adt.BasicPipe) 
             frames, SEGS, guide_size=16, steps=2, basic_pipe=pipe, observer=Impatient()
         )
     assert frames.max() == 0
+
+
+@pytest.mark.parametrize("node", [adt.DetailerForEachPipeForAnimateDiff, adt.SEGSDetailerForAnimateDiff])
+def test_a_mask_is_feathered_once_for_controlnet_and_sampler(
+    node: Any, pipe: adt.BasicPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feathered: list[Tensor] = []
+    shown: list[Tensor] = []
+
+    def feather(mask: Tensor, feather_px: int, alpha: float = 255, **options: Any) -> Tensor:
+        out = native.feather_mask(mask, feather_px, alpha, **options)
+        if feather_px == 3:
+            feathered.append(out)
+        return out
+
+    class Wrapper:
+        def apply(self, positive: Any, negative: Any, image: Tensor, noise_mask: Tensor, use_acn: bool) -> Any:
+            shown.append(noise_mask)
+            return positive, negative, []
+
+    monkeypatch.setattr(ops, "feather_mask", feather)
+    frames, settings = torch.rand(2, 32, 32, 3), {"guide_size": 16, "steps": 1, "noise_mask_feather": 3}
+    outs = []
+    for wrapper in (Wrapper(), None):
+        segs = [entry._replace(control_net_wrapper=wrapper) for entry in SEGS[1]]
+        outs.append(node.doit(frames, (SEGS[0], segs), **settings, basic_pipe=pipe)[0])
+        assert len(feathered) == 2, "one for each segment"
+        feathered.clear()
+    assert len(shown) == 2
+    if node is adt.DetailerForEachPipeForAnimateDiff:
+        assert torch.equal(*outs)
 
 
 def test_own_pixels_take_the_place_of_the_crop(pipe: adt.BasicPipe) -> None:

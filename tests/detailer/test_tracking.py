@@ -204,6 +204,20 @@ def test_boxes_that_cannot_be_followed(boxes: Any, improvements: Improvements, w
         plan_boxes(boxes, improvements)
 
 
+def test_boxes_outside_of_the_mask_are_named() -> None:
+    """All outside of the crop, or none over what of it is masked: the sampler would work for nothing."""
+    crop = {"mask": np.ones((30, 40), np.float32), "crop_region": (120, 60, 160, 90)}
+    words = r"segment 0: none of its 24 boxes, all within \(14, 30, 84, 62\), .* crop_region \(120, 60, 160, 90\)"
+    with pytest.raises(InputError, match=words + ".* Mend one of them"):
+        plan_boxes(boxes_about(straight(step=2.16)), **crop)
+    right = np.zeros((HEIGHT, WIDTH), np.float32)
+    right[:, 120:] = 1
+    with pytest.raises(InputError, match="Or give a mask for each frame"):
+        plan_boxes(boxes_about(straight(step=2.16)), mask=right)
+    assert plan_boxes(boxes_about(straight()), **crop).mask.any(), "one of them is enough"
+    assert not plan_boxes(boxes_about(straight()), mask=np.zeros((HEIGHT, WIDTH))).mask.any(), "as it was given"
+
+
 ARGUMENTS: dict[str, Any] = {"guide_size": 32, "max_size": 48, "steps": 1, "noise_mask_feather": 3}
 
 

@@ -371,4 +371,7 @@ int main(int, char** arguments) {
   }
   std::printf("resampled %d in tiles (%d read fast, %d written fast) and %d directly; %d not of floats alone\n",
               tiled_jobs, fast_reads, fast_writes, direct_jobs, narrow_jobs);
+  for (const int count : {tiled_jobs, fast_reads, fast_writes, direct_jobs, narrow_jobs}) {
+    require(count > 0, "the jobs left a path out: give more of them, or mend what they are drawn from");
+  }
 }

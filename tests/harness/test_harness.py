@@ -41,3 +41,14 @@ def build(*command: str | Path) -> None:
 def test_the_kernels_steps_give_the_bits_of_the_cpu(harness: Path, seed: int) -> None:
     done = subprocess.run([harness, str(seed), "150"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_jobs_that_leave_a_path_out_are_a_failure(harness: Path) -> None:
+    done = subprocess.run([harness, "1", "0"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "left a path out" in done.stdout
+
+
+def test_builtins_of_a_compiler_are_named_where_others_have_a_branch() -> None:
+    naming = {path.name for path in (ROOT / "csrc").rglob("*") if path.is_file() and "__builtin_" in path.read_text()}
+    assert naming == {"host_device.h"}

@@ -48,6 +48,15 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     assert torch.equal(read_images(paths), frames)
 
 
+def test_png_is_written_fast_and_loses_nothing(tmp_path: Path) -> None:
+    picture = torch.from_numpy(patches(160, 90)[0])
+    write_image(tmp_path / "out.png", picture.float() / 255)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), picture)
+    data = (tmp_path / "out.png").read_bytes()
+    zlib_flags = data[data.index(b"IDAT") + 5]
+    assert zlib_flags >> 6 == 0, "the fastest level (RFC 1950, FLEVEL)"
+
+
 def test_rounds_half_up(tmp_path: Path) -> None:
     levels = torch.tensor([0.49, 0.5, 1.5, 254.5, 300, -3]) / 255
     write_image(tmp_path / "out.png", levels.view(1, -1, 1).expand(2, -1, 3))

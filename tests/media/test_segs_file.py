@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,31 @@ def test_round_trip_is_exact(tmp_path: Path, segs: list[SEG]) -> None:
     for was, now in zip(segs, back, strict=True):
         assert torch.equal(now.cropped_mask, torch.as_tensor(was.cropped_mask))
         assert now[2:6] == was[2:6]
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (3, 48, 64)])
+def test_masks_that_share_memory(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Segments that cover the frame may hold one mask, or views of one tensor."""
+    stack = torch.rand(2, *shape)
+    masks = [stack[0], stack[0], stack[1], stack[1].numpy()]
+    segs = [SEG(None, mask, 1.0, (0, 0, 64, 48), (0, 0, 64, 48), "") for mask in masks]
+    write_segs(tmp_path / "out.json", ((48, 64), segs))
+    for mask, now in zip(masks, read_segs(tmp_path / "out.json")[1], strict=True):
+        assert torch.equal(now.cropped_mask, torch.as_tensor(mask))
+
+
+@pytest.mark.parametrize("method", ["write_text", "write_bytes"])
+def test_both_files_are_replaced_or_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    was = SEG(None, torch.zeros(2, 2), 1.0, (0, 0, 2, 2), (0, 0, 2, 2), "old")
+    write_segs(tmp_path / "a.json", ((8, 8), [was]))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Path, method, full)
+    with pytest.raises(MediaError, match="the disk is full"):
+        write_segs(tmp_path / "a.json", ((8, 8), [was._replace(cropped_mask=torch.ones(2, 2), label="new")]))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_bbox_is_enough(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from animdetail_trt.errors import MediaError
+from animdetail_trt.media import staging
 from animdetail_trt.media.staging import check_folder_free, check_writable, staged_file, staged_folder
 
 
@@ -66,6 +68,28 @@ def test_folder_is_filled_at_the_end(tmp_path: Path) -> None:
         assert not target.exists()
     assert names(target) == ["a.png"]
     assert names(tmp_path) == ["out"]
+
+
+def test_processes_of_one_number_do_not_share_a_partial_file(tmp_path: Path) -> None:
+    """As in containers that share a folder: a fresh copy of the module is another process of the same number."""
+    spec = importlib.util.spec_from_file_location("other_process", staging.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    ours = {staging._partial_path(tmp_path / "out.mp4") for _ in range(20)}
+    assert len(ours) == 20
+    assert not ours & {other._partial_path(tmp_path / "out.mp4") for _ in range(20)}
+
+
+def test_a_folder_of_somebody_elses_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / ".animdetail-theirs"
+    theirs.mkdir()
+    (theirs / "a.png").touch()
+    monkeypatch.setattr(staging, "_partial_path", lambda target: theirs)
+    with pytest.raises(MediaError, match="cannot write .*out: File exists"), staged_folder(tmp_path / "out"):
+        pass
+    assert names(theirs) == ["a.png"]
 
 
 def test_full_disk_is_a_clear_error(tmp_path: Path) -> None:

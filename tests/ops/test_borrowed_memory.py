@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -252,6 +254,53 @@ def test_memory_is_given_back() -> None:
         with pytest.raises(InputError):
             ops.feather_mask_into(out, mask, 2, alpha=300)
     assert (sys.getrefcount(mask), sys.getrefcount(out)) == before
+
+
+class OnAnotherCard(torch.Tensor):
+    """A tensor that says it is on cuda:1, and is lent as torch 2.13 lends one: while that device is current."""
+
+    on_host: torch.Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, on_host: torch.Tensor) -> OnAnotherCard:
+        made = torch.Tensor._make_wrapper_subclass(cls, on_host.shape, device=torch.device("cuda", 1))
+        made.on_host = on_host
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert op is torch.ops.aten.detach.default
+        return args[0]
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 1
+
+    def __dlpack__(self, *, stream: int, max_version: tuple[int, int]) -> Any:
+        if torch.cuda.current_device() != 1:
+            raise BufferError("Can't export tensors on a different CUDA device index")
+        assert stream == -1, "nothing shall wait"
+        return self.on_host.__dlpack__(max_version=max_version)
+
+
+def test_tensors_of_another_card_than_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        assert chosen.index is not None
+        current.append(chosen.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    frames = torch.from_numpy(rand(1, 40, 50, 3))
+    out = OnAnotherCard(torch.zeros(1, 7, 9, 3))
+    assert ops.crop_resize_into(out, OnAnotherCard(frames), (0, 0, 50, 40)) is out
+    assert torch.equal(out.on_host, ops.crop_resize(frames, (0, 0, 50, 40), (9, 7)))
+    assert current == [0]
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:

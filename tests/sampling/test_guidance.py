@@ -104,6 +104,19 @@ def test_a_call_that_finds_no_memory_is_halved(full: Exception) -> None:
         guided(Recorder(fails_above=0, full=full), [entry(2.0)])(x, SIGMA)
 
 
+def test_what_found_no_memory_is_not_tried_again_at_that_size() -> None:
+    unet = Recorder(fails_above=1)
+    large, small = torch.zeros(5, 4, 6, 6), torch.zeros(5, 4, 6, 4)
+    denoise = guided(unet, [entry(2.0)])
+    for x in (large, large):
+        denoise(x, SIGMA)
+    assert [call[0] for call in unet.calls] == [2, 1, 1, 1, 1]
+    unet.fails_above = 2
+    for x in (small, large, small):
+        denoise(x, SIGMA)
+    assert [call[0] for call in unet.calls[5:]] == [2, 1, 1, 2]
+
+
 def test_entries_count_by_strength_and_only_while_they_hold() -> None:
     positive = [entry(2.0), entry(4.0, strength=3.0), entry(100.0, first_sigma=2.0), entry(100.0, last_sigma=4.0)]
     out = guided(Recorder(), positive, cfg=1.0)(torch.zeros(2, 4, 6, 6), SIGMA)

@@ -11,6 +11,13 @@
 #define ANIMDETAIL_HD inline
 #endif
 
+// A pointer that is a multiple of so many bytes, which lets a host compiler copy from and to it in one instruction.
+#if defined(__GNUC__)
+#define ANIMDETAIL_ALIGNED(pointer, bytes) __builtin_assume_aligned(pointer, bytes)
+#else
+#define ANIMDETAIL_ALIGNED(pointer, bytes) (pointer)
+#endif
+
 // Loops that must be flat on a GPU, where an array is in registers only if every index into it is known.
 #if defined(__CUDA_ARCH__)
 #define ANIMDETAIL_UNROLL _Pragma("unroll")

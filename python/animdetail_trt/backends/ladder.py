@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.batches import Batches
 from animdetail_trt.backends.interface import UNetRunner, VaeRunner
 from animdetail_trt.errors import EngineError, UncoveredError, is_out_of_memory
 
@@ -59,8 +60,10 @@ class Ladder(Generic[Runner]):
     def climb(self, call: Callable[[Runner], Result], *, divisible: bool = False, asks: bool = False) -> Result:
         """What ``call`` makes of the first runner that can do it. asks: it runs no model and counts as no call.
 
-        A runner that does not cover the call is passed over for it alone, one that fails for good. Out of memory goes
-        on to the next too, unless the caller can divide the call.
+        A runner that does not cover the call is passed over for it alone, one that fails for good: one that finds the
+        GPU full (FullDeviceError) too, since a GPU that stays full would fail it at each call, and the weights of the
+        runner below make it fuller still. Out of memory in a call goes on to the next for it alone, unless the caller
+        can divide the call.
         """
         for rung, below in zip(self.rungs, [*self.rungs[1:], None], strict=True):
             if rung.broken:
@@ -120,11 +123,12 @@ class LadderUNet:
 
 
 class LadderVae:
-    """A VaeRunner over several; out of memory, it halves the frames first."""
+    """A VaeRunner over several; out of memory, it halves the frames first, once for all calls of a size."""
 
     def __init__(self, rungs: Sequence[Rung[VaeRunner]], *, device: torch.device) -> None:
         self.ladder = Ladder("VAE", rungs)
         self.device = device
+        self.batches = Batches()
 
     @property
     def name(self) -> str:
@@ -144,11 +148,10 @@ class LadderVae:
         return self._divided(lambda runner, part: runner.decode(part), latents)
 
     def _divided(self, call: Callable[[VaeRunner, Tensor], Tensor], frames: Tensor) -> Tensor:
-        try:
-            out = self.ladder.climb(lambda runner: call(runner, frames), divisible=len(frames) > 1)
-            return out.to(self.device)
-        except Exception as error:
-            if len(frames) == 1 or not is_out_of_memory(error):
-                raise
-        half = len(frames) // 2
-        return torch.cat([self._divided(call, part) for part in (frames[:half], frames[half:])])
+        def run(rows: slice) -> Tensor:
+            part = frames[rows]
+            return self.ladder.climb(lambda runner: call(runner, part), divisible=len(part) > 1).to(self.device)
+
+        # Pixels and latents are told apart by their channels.
+        outs = self.batches.run(frames.shape[1:], len(frames), len(frames), run)
+        return outs[0] if len(outs) == 1 else torch.cat(outs)

@@ -92,8 +92,8 @@ class CompiledUNet(TorchUNet):
 
 
 def _with_compiled_blocks(module: Any) -> Any:
-    """A copy that shares the weights: ``module`` itself stays as it is for where compiling fails. Channels last, since
-    convolutions are then compiled without a change of layout before and after each."""
+    """A copy that shares the weights; ``module`` keeps its own code, for where compiling fails. The weights of both
+    become channels last, in place: convolutions are then compiled without a change of layout before and after each."""
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     module.to(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ from animdetail_trt.cli.models import REFINER_RATIO, Models, add_models, check_f
 from animdetail_trt.cli.numbers import between, whole_at_least, whole_between
 from animdetail_trt.cli.paths import user_path
 from animdetail_trt.cli.segments import FACE, FACE_CONFIDENCE, OBJECT_CONFIDENCE
-from animdetail_trt.errors import InputError, MediaError, UnavailableError, is_out_of_memory
+from animdetail_trt.errors import DeviceError, InputError, MediaError, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -417,7 +417,7 @@ def _out_of_memory_hint() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UnavailableError(
+        raise DeviceError(
             f"out of memory{f': {error}' if str(error) else ''}. "
             "Use a smaller --max-size, --guide-size or --crop-factor, a shorter --context-length, or fewer frames."
         ) from error

@@ -126,7 +126,7 @@ class DetailerForEachPipeForAnimateDiff:
         for index, plan in enumerate(plans):
             plan = with_work_size(plan, hooks.touch_scaled_size(plan.work_size), better)
             _begin(observer, index, plan)
-            steered, images = with_controls(canvas, plan, painter)
+            plan, steered, images = with_controls(canvas, plan, painter)
             cnet_images += images
             is_last = index == len(plans) - 1 and not hooks.has("post_paste")
             pasting = _Pasting(canvas, plan, feather, is_last, partial(timed, observer, index, "paste"))
@@ -192,7 +192,7 @@ class SEGSDetailerForAnimateDiff:
         cnet_images: list[Tensor] = []
         for index, plan in enumerate(plans):
             _begin(observer, index, plan)
-            steered, images = with_controls(canvas, plan, painter)
+            plan, steered, images = with_controls(canvas, plan, painter)
             cnet_images += images
             enhanced.append(_enhanced(plan.seg, detail_segment(canvas, plan, steered, index, observer)))
             observer.end_segment(index)

@@ -16,7 +16,7 @@ from animdetail_trt.sampling.conditioning import Conditioning
 
 def sampling_mask(plan: SegmentPlan, frame_count: int, feather_px: int, improvements: Improvements) -> Tensor:
     """The noise mask (1 or f, h, w) at the plan's work_size, from its mask (h, w) or (n, h, w)."""
-    feathered = ops.feather_mask(plan.mask, feather_px)
+    feathered = ops.feather_mask(plan.mask, feather_px) if plan.feathered is None else plan.feathered
     masks = feathered if feathered.ndim == 3 else feathered[None]
     if plan.track is not None:
         masks = plan.track.cut(resize_masks(masks, plan.track.ground))

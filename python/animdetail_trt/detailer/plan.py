@@ -60,6 +60,7 @@ class SegmentPlan:
     pixels: those, float32 (1 or f, h, w, 3)
     crop_size, work_size: (width, height) of the crop and of what is sampled
     track: where the crop follows the segment inside crop_region, its way; crop_size is then its window's
+    feathered: the mask as the sampler's is feathered, where that is done already
     """
 
     seg: SEG
@@ -69,6 +70,7 @@ class SegmentPlan:
     crop_size: tuple[int, int]
     work_size: tuple[int, int]
     track: Track | None = None
+    feathered: Tensor | None = None
 
 
 def plan_segments(
@@ -148,7 +150,14 @@ def _followed(index: int, plan: SegmentPlan, frame_count: int, sizes: SizeSettin
     if boxes is not None:
         boxes = boxes - np.array(plan.crop_region[:2] * 2)
         if len(masks) == 1:
+            had_any = masks.any()
             masks = masks_in_boxes(resize_masks(masks, plan.crop_size), boxes)
+            if had_any and not masks.any():
+                raise InputError(
+                    f"segment {index}: none of its {frame_count} boxes, all within {plan.seg.bbox}, meets its mask in "
+                    f"crop_region {tuple(plan.seg.crop_region)}, so nothing would be painted. Mend one of them: both "
+                    "are x1, y1, x2, y2 in frame pixels. Or give a mask for each frame"
+                )
             plan = replace(plan, mask=masks, seg=plan.seg._replace(cropped_mask=masks.numpy()))
     if frame_count == 1 or len(masks) != frame_count:
         return plan

@@ -66,13 +66,14 @@ class SegmentReport:
 
 @dataclass
 class RunReport(Observer):
-    """An Observer that keeps the times and sizes of a run, for the JSON that the CLI writes."""
+    """An Observer that keeps the times and sizes of a run, the last that it saw, for the JSON that the CLI writes."""
 
     segments: list[SegmentReport] = field(default_factory=list)
     total_ms: float = 0.0
     _start: float = 0.0
 
     def begin_run(self, segment_count: int, steps_per_segment: int) -> None:
+        self.segments, self.total_ms = [], 0.0
         self._start = time.perf_counter()
 
     def begin_segment(self, index: int, label: str, crop_size: tuple[int, int], work_size: tuple[int, int]) -> None:

@@ -131,17 +131,17 @@ def _whole(region: CropRegion) -> CropRegion:
     return 0, 0, x2 - x1, y2 - y1
 
 
-def with_controls(canvas: Canvas, plan: SegmentPlan, painter: Painter) -> tuple[Painter, list[Tensor]]:
-    """The painter steered by the segment's ControlNets, and the pictures that they are shown, (n, h, w, 3) each: the
-    crops as they are, not enlarged, unless they bring their own."""
+def with_controls(canvas: Canvas, plan: SegmentPlan, painter: Painter) -> tuple[SegmentPlan, Painter, list[Tensor]]:
+    """The plan with its mask feathered, the painter steered by the segment's ControlNets, and the pictures that they
+    are shown, (n, h, w, 3) each: the crops as they are, not enlarged, unless they bring their own."""
     wrapper = plan.seg.control_net_wrapper
     if wrapper is None:
-        return painter, []
+        return plan, painter, []
     source, region = _pixels_to_paint(canvas, plan)
     crops = source.on_host(region)
     mask = ops.feather_mask(plan.mask, painter.noise_mask_feather)
     positive, negative, images = wrapper.apply(painter.positive, painter.negative, crops, mask, use_acn=True)
-    return replace(painter, positive=positive, negative=negative), images
+    return replace(plan, feathered=mask), replace(painter, positive=positive, negative=negative), images
 
 
 def encode_crop(

@@ -73,7 +73,8 @@ class Sink:
     lossless: bool = False
 
     def write(self, frames: Tensor, clip: Clip, on_frame: OnFrame | None = None) -> None:
-        """Write float (f, h, w, 3) ``frames``, one for each of ``clip``'s, whole or not at all."""
+        """Write float (f, h, w, 3) ``frames``, one for each of ``clip``'s. What was there stays until all are written;
+        then it is replaced at once, of a folder that is there already file by file."""
         if self.kind == "folder":
             images.write_images(self.path, frames, frame_stems(clip.source, len(frames)), on_frame)
         elif self.kind == "image":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"compress_level": 1},  # a quarter of the usual 6's time or less, for a file a quarter larger
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
     ".webp": {"quality": 95},
@@ -87,7 +88,7 @@ def drawn_in_alpha(paths: Sequence[Path]) -> bool:
 
 
 def write_image(path: Path, picture: Tensor) -> None:
-    """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95)."""
+    """Write one float (h, w, 3) picture; the format follows the suffix (JPEG and WebP at quality 95, PNG fast)."""
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise MediaError(f"cannot write a {suffix or 'nameless'} image. Use one of {', '.join(IMAGE_SUFFIXES)}.")
@@ -98,7 +99,11 @@ def write_image(path: Path, picture: Tensor) -> None:
 def write_images(
     folder: Path, frames: Tensor, stems: Sequence[str], on_frame: Callable[[int], None] | None = None
 ) -> None:
-    """Write float (f, h, w, 3) frames as ``folder/STEM.png``, 8 bits rounded half up; all of them or none."""
+    """Write float (f, h, w, 3) frames as ``folder/STEM.png``, 8 bits rounded half up.
+
+    They are moved to their place when all are written: into a new ``folder`` all or none, into one that is there
+    already one by one.
+    """
     with staged_folder(folder) as partial:
         for index, (picture, stem) in enumerate(zip(frames, stems, strict=True)):
             _save(partial / f"{stem}.png", to_uint8(picture))

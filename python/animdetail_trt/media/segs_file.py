@@ -71,8 +71,10 @@ def write_segs(path: Path, segs: SEGS) -> None:
 
     (height, width), entries = segs
     masks_path = masks_path_of(path)
+    # Copies: safetensors refuses tensors that share memory, as full-frame masks of several segments may.
     masks = {
-        str(i): mask_tensor(seg.cropped_mask, f"segs[{i}].cropped_mask").contiguous() for i, seg in enumerate(entries)
+        str(i): mask_tensor(seg.cropped_mask, f"segs[{i}].cropped_mask").clone(memory_format=torch.contiguous_format)
+        for i, seg in enumerate(entries)
     }
     document = {
         "size": [int(height), int(width)],
@@ -87,10 +89,10 @@ def write_segs(path: Path, segs: SEGS) -> None:
             for index, seg in enumerate(entries)
         ],
     }
-    with staged_file(masks_path) as partial:
-        partial.write_bytes(save(masks))
-    with staged_file(path) as partial:
+    with staged_file(path) as partial:  # both are whole before either is renamed
         partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        with staged_file(masks_path) as masks_partial:
+            masks_partial.write_bytes(save(masks))
 
 
 def masks_path_of(path: Path) -> Path:

@@ -1,19 +1,20 @@
-"""Write beside, then rename: an output is either the whole new one or what was there before."""
+"""Write beside, then rename: a file, or a new folder, is either the whole new one or what was there before.
+
+Of a folder that is there already that is true of each file.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 from animdetail_trt.errors import MediaError
-
-_serial = count()
 
 
 @contextmanager
@@ -37,20 +38,21 @@ def staged_file(target: Path) -> Iterator[Path]:
 def staged_folder(target: Path) -> Iterator[Path]:
     """As ``staged_file`` for a folder of files: renamed to ``target`` when the block ends well.
 
-    A ``target`` that is there already keeps its other files: the new ones are moved into it one by one.
+    A ``target`` that is there already keeps its other files: the new ones, all whole by then, are moved into it one by
+    one, and where that fails in the middle those before it stay.
     """
     partial = _partial_path(target)
-    try:
-        with _write_errors(target):
-            partial.mkdir(parents=True)
+    with _write_errors(target):
+        partial.mkdir(parents=True)  # outside the try: one that was there already is not removed
+        try:
             yield partial
             if not target.exists():
                 partial.rename(target.resolve())
                 return
             for path in sorted(partial.iterdir()):
                 path.replace(target / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_writable(target: Path) -> None:
@@ -118,7 +120,8 @@ def _mode_of(path: Path) -> int | None:
 
 def _partial_path(target: Path) -> Path:
     # Beside the file that a link leads to, short whatever the name, and the suffix last: it chooses the container.
-    return target.resolve().parent / f".animdetail-{os.getpid()}-{next(_serial)}{target.suffix}"
+    # Random, not the process's number: containers that share a folder are all number 1.
+    return target.resolve().parent / f".animdetail-{secrets.token_hex(8)}{target.suffix}"
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255, *, one_by_on
     Returns:
         The shape of ``mask``; the bits of torch's ``conv2d`` on a CPU, which the reference uses.
     """
-    shape = tuple(_lend("feather_mask", "mask", mask).shape)
+    shape = tuple(_known("feather_mask", "mask", mask).shape)
     return feather_mask_into(_empty("feather_mask", mask, shape), mask, feather_px, alpha, one_by_one=one_by_one)
 
 
@@ -150,7 +150,7 @@ def feather_mask_into(
     """:func:`feather_mask` into ``out``, of the shape of ``mask``."""
     op = "feather_mask"
     (feather_px,) = _integers(op, "feather_px", (feather_px,), 1)
-    shape = tuple(_lend(op, "mask", mask).shape)
+    shape = tuple(_known(op, "mask", mask).shape)
     radius = reference.feather_radius(min(shape[-2:], default=0), feather_px)
     weights, fused = (
         reference.feather_weights(radius),
@@ -209,7 +209,7 @@ def paste_from_vae(
     width, height = _size(op, size)
     order = _pass_order(op, pass_order)
     if not (isinstance(canvas, torch.Tensor) and canvas.is_cuda):
-        f = len(_lend(op, "decoded", decoded))
+        f = len(_known(op, "decoded", decoded))
         patch = resize_from_vae_into(_empty(op, canvas, (f, height, width, 3)), decoded, pass_order=pass_order)
         return alpha_paste(canvas, patch, mask, left_top)
     lent = _lend(op, "canvas", canvas), _lend(op, "decoded", decoded), _lend(op, "mask", mask)
@@ -220,7 +220,7 @@ def paste_from_vae(
 
 def working_copy(frames: ArrayT) -> ArrayT:
     """``frames``, any shape, copied into memory of their own, contiguous: what a loop over segments pastes into."""
-    copy = _empty("working_copy", frames, tuple(_lend("working_copy", "frames", frames).shape))
+    copy = _empty("working_copy", frames, tuple(_known("working_copy", "frames", frames).shape))
     copy[...] = frames
     return copy
 
@@ -276,11 +276,34 @@ def _stream(array: Array) -> int:
     return 0
 
 
+class _Elsewhere:
+    """A tensor of another CUDA device than the current one, which torch exports only while its device is current."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._tensor.__dlpack_device__()
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        with torch.cuda.device(self._tensor.device):
+            return self._tensor.__dlpack__(**asked)
+
+
 def _lend(op: str, name: str, array: Any) -> Any:
     """What C++ can borrow from ``array``; gradients are not recorded through these ops."""
-    if isinstance(array, torch.Tensor):
-        return array.detach()
-    if not hasattr(array, "__dlpack__"):
+    array = _known(op, name, array)
+    if not isinstance(array, torch.Tensor):
+        return array
+    array = array.detach()
+    if array.is_cuda and array.device.index != torch.cuda.current_device():
+        return _Elsewhere(array)
+    return array
+
+
+def _known(op: str, name: str, array: Any) -> Any:
+    """``array`` itself, of a kind that can be borrowed."""
+    if not isinstance(array, torch.Tensor) and not hasattr(array, "__dlpack__"):
         raise InputError(f"{op}: {name} must be a torch tensor or a NumPy array, got {type(array).__name__}")
     return array
 
@@ -303,7 +326,7 @@ def _empty(op: str, like: ArrayT, shape: tuple[int, ...]) -> ArrayT:
 
 
 def _shape(op: str, name: str, array: Any, axes: str) -> tuple[int, ...]:
-    shape = tuple(_lend(op, name, array).shape)
+    shape = tuple(_known(op, name, array).shape)
     if len(shape) != axes.count(",") + 1:
         raise InputError(f"{op}: {name} must be {axes}, got shape {shape}")
     return shape

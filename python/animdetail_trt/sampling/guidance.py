@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from animdetail_trt.backends.batches import Batches
 from animdetail_trt.backends.interface import UNetRunner
-from animdetail_trt.errors import is_out_of_memory
 from animdetail_trt.sampling.conditioning import Entry, with_counterparts, within
 from animdetail_trt.sampling.context import ContextOptions, Window, frames_of, fuse, windows
 from animdetail_trt.sampling.control import control_residuals
@@ -58,6 +60,7 @@ class Guided:
         self.cfg = cfg
         self.context = context
         self.step = 0
+        self.batches = Batches()
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         if math.isclose(self.cfg, 1.0):
@@ -100,24 +103,16 @@ class Guided:
             kinds[job.kind].append(job)
         found: list[tuple[Job, Tensor]] = []
         for alike in kinds.values():
-            height, width = within(x, alike[0].entry.area).shape[-2:]
-            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // len(alike[0].window))
-            for start in range(0, len(alike), at_once):
-                batch = alike[start : start + at_once]
-                found += zip(batch, self._call_or_halve(batch, x, sigma), strict=True)
+            entry, frames = alike[0].entry, len(alike[0].window)
+            height, width = within(x, entry.area).shape[-2:]
+            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
+            size = frames, height, width, entry.tokens.shape, entry.control is None
+            run = partial(self._call, alike, x, sigma)
+            found += zip(alike, chain.from_iterable(self.batches.run(size, len(alike), at_once, run)), strict=True)
         return found
 
-    def _call_or_halve(self, batch: Sequence[Job], x: Tensor, sigma: float) -> list[Tensor]:
-        """Whether a call finds memory is known for sure only when it is made."""
-        try:
-            return list(self._call(batch, x, sigma))
-        except Exception as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
-        half = len(batch) // 2
-        return [out for part in (batch[:half], batch[half:]) for out in self._call_or_halve(part, x, sigma)]
-
-    def _call(self, batch: Sequence[Job], x: Tensor, sigma: float) -> Tensor:
+    def _call(self, jobs: Sequence[Job], x: Tensor, sigma: float, rows: slice) -> Tensor:
+        batch = jobs[rows]
         latents = torch.stack([frames_of(within(x, job.entry.area), job.window) for job in batch])
         tokens = torch.stack([job.entry.tokens for job in batch])
         scaled = latents / self.model_sampling.input_scale(sigma)

@@ -82,7 +82,7 @@ ANIMDETAIL_HD T load_as(const char* from) {
   return *reinterpret_cast<const T*>(from);
 #else
   T value;
-  std::memcpy(&value, __builtin_assume_aligned(from, sizeof value), sizeof value);
+  std::memcpy(&value, ANIMDETAIL_ALIGNED(from, sizeof value), sizeof value);
   return value;
 #endif
 }
@@ -92,7 +92,7 @@ ANIMDETAIL_HD void store_as(T value, char* to) {
 #if defined(__CUDA_ARCH__)
   *reinterpret_cast<T*>(to) = value;
 #else
-  std::memcpy(__builtin_assume_aligned(to, sizeof value), &value, sizeof value);
+  std::memcpy(ANIMDETAIL_ALIGNED(to, sizeof value), &value, sizeof value);
 #endif
 }
 
@@ -136,9 +136,9 @@ ANIMDETAIL_HD RawFour load_four(const char* from, Element element) {
 #else
   const int bytes = 4 * bytes_of(element);
   std::memcpy(&raw,
-              bytes == 16  ? __builtin_assume_aligned(from, 16)
-              : bytes == 8 ? __builtin_assume_aligned(from, 8)
-                           : __builtin_assume_aligned(from, 4),
+              bytes == 16  ? ANIMDETAIL_ALIGNED(from, 16)
+              : bytes == 8 ? ANIMDETAIL_ALIGNED(from, 8)
+                           : ANIMDETAIL_ALIGNED(from, 4),
               bytes);
 #endif
   return raw;
@@ -189,9 +189,9 @@ ANIMDETAIL_HD void store_four(const float (&values)[4], char* to, Element elemen
     default: asm volatile("st.global.b32 [%0], %1;" : : "l"(to), "r"(bits[0]) : "memory");
   }
 #else
-  std::memcpy(count == 4   ? __builtin_assume_aligned(to, 16)
-              : count == 2 ? __builtin_assume_aligned(to, 8)
-                           : __builtin_assume_aligned(to, 4),
+  std::memcpy(count == 4   ? ANIMDETAIL_ALIGNED(to, 16)
+              : count == 2 ? ANIMDETAIL_ALIGNED(to, 8)
+                           : ANIMDETAIL_ALIGNED(to, 4),
               bits, 4 * count);
 #endif
 }
