@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "arrays": {"errors"},
     "geometry": {"errors", "segs"},
     "ops": {"errors", "checks", "segs", "_C"},
-    "trt": {"errors", "checks", "extras", "__version__"},
-    "backends": {"errors", "trt"},
-    "sampling": {"errors", "checks", "backends"},
+    "trt": {"errors", "checks", "extras", "geometry", "__version__"},
+    "backends": {"errors", "geometry", "trt"},
+    "sampling": {"errors", "checks", "geometry", "backends"},
     "models": {"errors", "checks", "backends", "sampling", "trt", "__version__"},
     "detailer": {"errors", "arrays", "checks", "segs", "geometry", "smoothing", "ops", "backends", "sampling"},
     "media": {"errors", "arrays", "segs", "geometry"},
@@ -56,6 +56,7 @@ MAY_IMPORT = {
         "extras",
         "checks",
         "segs",
+        "geometry",
         "models",
         "backends",
         "trt",
@@ -96,6 +97,16 @@ def test_imports_go_down() -> None:
         if upward:
             wrong[str(path.relative_to(PACKAGE))] = upward
     assert wrong == {}
+
+
+def test_a_number_that_many_parts_need_is_written_once() -> None:
+    defined = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PIXELS_PER_LATENT"
+    }
+    assert defined == {"geometry.py"}
 
 
 def test_only_native_imports_the_extension() -> None:

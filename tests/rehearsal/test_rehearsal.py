@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_the_node(guard: Path) -> None:
         guard, "-m", "pytest", "-p", "pretend_cuda", "-p", "no:cacheprovider", "-m", "gpu", "-k", chosen,
         TESTS / "detailer" / "test_node_on_gpu.py",
     )  # fmt: skip
-    assert "6 passed" in told
+    assert re.search(r"\b6 passed", told), told
 
 
 def test_the_benchmark(guard: Path, tmp_path: Path) -> None:
@@ -65,4 +66,7 @@ def test_the_benchmark(guard: Path, tmp_path: Path) -> None:
     assert not report["failures"]
     pixels, segment = (scenario["results"][0] for scenario in report["scenarios"])
     assert (pixels["backend"], pixels["quality"]["max_difference"]) == ("native_cuda", 0)
-    assert 0.5 < sum(segment["stages_ms"].values()) / segment["median_ms"] < 2
+    # A part of all runs together, however busy the machine is, and in the same unit.
+    stages_ms = segment["stages_ms"]
+    assert set(stages_ms) == {"encode", "sample", "decode", "paste"}
+    assert min(segment["runs_ms"]) / 10 < sum(stages_ms.values()) < sum(segment["runs_ms"])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import UncoveredError
-from animdetail_trt.trt.profile import FLAG_OF_AXIS, PIXELS_PER_LATENT, shape_of
+from animdetail_trt.geometry import PIXELS_PER_LATENT
+from animdetail_trt.trt.profile import FLAG_OF_AXIS, shape_of
 from animdetail_trt.trt.session import Session
 
 

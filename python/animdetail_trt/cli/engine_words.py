@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animdetail_trt.trt.profile import PIXELS_PER_LATENT
+from animdetail_trt.geometry import PIXELS_PER_LATENT
 
 if TYPE_CHECKING:
     from animdetail_trt.trt.profile import Profile, Range

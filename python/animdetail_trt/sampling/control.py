@@ -18,9 +18,8 @@ from torch import Tensor
 from animdetail_trt.backends.interface import ControlRunner
 from animdetail_trt.checks import is_finite, is_part
 from animdetail_trt.errors import InputError
+from animdetail_trt.geometry import PIXELS_PER_LATENT
 from animdetail_trt.sampling.context import frames_of
-
-PIXELS_PER_LATENT = 8
 
 
 @dataclass(frozen=True, eq=False)

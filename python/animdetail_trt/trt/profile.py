@@ -18,7 +18,6 @@ Inputs: TypeAlias = Mapping[str, Sequence[Dim]]
 
 Shape: TypeAlias = tuple[int, ...]
 
-PIXELS_PER_LATENT = 8
 FLAG_OF_AXIS = {"f": "--frames", "h": "--size", "w": "--size"}
 """The flags of build-engines that widen an axis."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from animdetail_trt.errors import InputError
+from animdetail_trt.geometry import PIXELS_PER_LATENT
 from animdetail_trt.trt.identity import Component, Precision
-from animdetail_trt.trt.profile import PIXELS_PER_LATENT, Profile, Range
+from animdetail_trt.trt.profile import Profile, Range
 
 DEFAULT_RECIPE = "sd15"
 
