@@ -193,15 +193,17 @@ def test_clip_that_starts_late_is_moved_to_zero_with_its_sound(small_video: Path
     assert after_picture(tmp_path / "out.mkv") == pytest.approx(after_picture(late), abs=1.1e-3)
 
 
-@pytest.mark.parametrize(("quarter_turns", "matrix"), [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
-def test_phone_videos_are_turned_upright(tmp_path: Path, quarter_turns: int, matrix: tuple[int, ...]) -> None:
-    pictures = patches(64, 48, 2)
-    path = make_video(tmp_path / "in.mp4", pictures)
+@pytest.mark.parametrize("matrix", [*product([1, -1], [0], [0], [1, -1]), *product([0], [1, -1], [1, -1], [0])])
+def test_phone_videos_are_turned_and_mirrored_upright(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+    path = make_video(tmp_path / "in.mp4", patches(64, 48, 2))
     plain, _ = read_video(probe_video(path))
     set_display_matrix(path, matrix)
     info = probe_video(path)
     turned, _ = read_video(info)
-    assert torch.equal(turned, torch.rot90(plain, quarter_turns, (1, 2)))
+    a, b, c, d = matrix  # a pixel at (x, y), y down, is shown at (a x + c y, b x + d y)
+    upright = plain if a else plain.transpose(1, 2)
+    flipped = [axis for axis, sign in ((1, b + d), (2, a + c)) if sign < 0]
+    assert torch.equal(turned, upright.flip(flipped))
     assert (info.height, info.width) == turned.shape[1:3]
     assert rewrite(path, tmp_path / "out.mp4")[1].shape == turned.shape
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -66,9 +67,11 @@ class VideoInfo:
     path: Path
     width: int
     height: int
-    """Upright, after ``quarter_turns``."""
+    """Upright, after ``mirrored`` and ``quarter_turns``."""
     frame_count: int
     """0 where the header does not say; a hint, not a promise."""
+    mirrored: bool
+    """Whether left and right of decoded frames are swapped, as selfie cameras may have them; before they are turned."""
     quarter_turns: int
     """Anticlockwise turns that bring decoded frames upright."""
     style: VideoStyle
@@ -84,7 +87,7 @@ def probe_video(path: Path) -> VideoInfo:
         frame = next(_decode(container, stream, path), None)
         if frame is None:
             raise MediaError(f"{path} holds no frames: it is empty or cut off. Export it again.")
-        turns = getattr(frame, "rotation", 0) // 90 % 4
+        mirrored, turns = _orientation(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         width, height = frame.width, frame.height
         if turns % 2:
@@ -99,7 +102,20 @@ def probe_video(path: Path) -> VideoInfo:
             start=Fraction(max(container.start_time or 0, 0), 1_000_000),
         )
         bits = max(channel.bits for channel in frame.format.components)
-        return VideoInfo(path, width, height, stream.frames, turns, style, bits, _is_transparent(frame))
+        return VideoInfo(path, width, height, stream.frames, mirrored, turns, style, bits, _is_transparent(frame))
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """Whether to mirror a decoded frame, and how many quarters to turn it anticlockwise then."""
+    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is not None:
+        a, b, _, c, d, *_ = struct.unpack("=9i", matrix)  # (x, y), y down, is shown at (a x + c y, b x + d y)
+        if (a and d and not (b or c)) or (b and c and not (a or d)):
+            mirrored = a * d < b * c
+            if mirrored:
+                a, b = -a, -b
+            return mirrored, 0 if a > 0 else 2 if a < 0 else 1 if b < 0 else 3
+    return False, getattr(frame, "rotation", 0) // 90 % 4
 
 
 def _is_transparent(frame: av.VideoFrame) -> bool:
@@ -137,7 +153,8 @@ def _read(
     stamps: list[int | None] = []
     with _open_video(info.path) as (container, stream):
         for frame in _decode(container, stream, info.path):
-            pictures.append(np.rot90(convert(to_rgb(frame, info.style.colour)), info.quarter_turns))
+            picture = convert(to_rgb(frame, info.style.colour))
+            pictures.append(np.rot90(np.fliplr(picture) if info.mirrored else picture, info.quarter_turns))
             stamps.append(frame.pts)
             if pictures[-1].shape != pictures[0].shape:
                 raise MediaError(
