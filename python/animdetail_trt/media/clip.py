@@ -35,8 +35,8 @@ class Source:
         """Decode all frames. Raises MediaError for damage found on the way."""
         if self.video is None:
             return Clip(images.read_images(self.images, on_frame), self)
-        frames, stamps = video.read_video(self.video, on_frame)
-        return Clip(frames, self, tuple(stamps))
+        frames, stamps, last = video.read_video(self.video, on_frame)
+        return Clip(frames, self, tuple(stamps), last)
 
     def read_masks(self) -> Tensor:
         """MASK: float32 (f, h, w) in 0..1, the luminance of all frames. Raises MediaError as ``read``."""
@@ -54,6 +54,8 @@ class Clip:
     source: Source
     stamps: tuple[int, ...] | None = None
     """Ticks of the video's time base; None for images."""
+    last: int | None = None
+    """How many of them the last frame is shown; None for images, and where the video does not say."""
 
     def seconds(self, index: int) -> float | None:
         """When frame ``index`` is shown; None for images."""
@@ -81,7 +83,9 @@ class Sink:
             images.write_image(self.path, frames[0])
         else:
             assert self.style is not None
-            video.write_video(self.path, frames, self.style, clip.stamps, lossless=self.lossless, on_frame=on_frame)
+            video.write_video(
+                self.path, frames, self.style, clip.stamps, clip.last, lossless=self.lossless, on_frame=on_frame
+            )
 
 
 def open_source(path: Path) -> Source:
