@@ -85,7 +85,7 @@ def test_outputs_that_cannot_be(refused: Callable[..., str], video: Path, segs: 
     assert "same file as --output" in refused(preview=tmp_path / "o.png", output=tmp_path / "o.png")
     assert "'-' is no name for an output" in refused(output="-")
     assert "'-' is no name for an output" in refused(report="-")
-    assert "cannot write a .2 video" in refused(output=tmp_path / "v1.2")
+    assert "cannot write a .2 file" in refused(output=tmp_path / "v1.2")
     assert "for a folder of that name, make it first" in refused(output=tmp_path / "v1.2")
 
 

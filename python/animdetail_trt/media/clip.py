@@ -19,6 +19,28 @@ logger = logging.getLogger(__name__)
 OnFrame = Callable[[int], None]
 
 
+_SHOWN = (
+    *(
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".dpx",
+        ".exr",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jxl",
+        ".pbm",
+        ".pgm",
+        ".pnm",
+    ),
+    *(".ppm", ".tga", ".tif", ".tiff", *video.VIDEO_SUFFIXES, ".avi", ".m2ts", ".mpeg", ".mpg", ".mts", ".ts", ".wmv"),
+)
+"""Images and videos that are not read out of a folder, though they may have been meant."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A clip that is known to be readable, not read yet."""
@@ -92,6 +114,7 @@ def open_source(path: Path) -> Source:
     """Look at a video, an image or a folder of images. Raises MediaError if it is missing, damaged or empty."""
     if path.is_dir():
         paths = tuple(images.list_images(path))
+        _tell_of_passed_over(path)
     elif path.suffix.lower() in images.IMAGE_SUFFIXES:
         paths = (path,)
     else:
@@ -131,9 +154,26 @@ def _sink(path: Path, source: Source, fps: Fraction | None, sound: bool, lossles
         if source.video or len(source.images) != 1:
             raise MediaError(f"{path} is one image, {source.path} holds many frames. Name a folder or a video.")
         return Sink(path, "image")
+    if suffix not in video.VIDEO_SUFFIXES:
+        raise MediaError(
+            f"cannot write a {suffix} file, {path}. Use one of {', '.join(video.VIDEO_SUFFIXES)} for a video, "
+            f"{', '.join(images.IMAGE_SUFFIXES)} for an image; for a folder of that name, make it first."
+        )
     style = _style(source, fps, sound)
     video.check_video_output(path, source.width, source.height, style, lossless)
     return Sink(path, "video", style, lossless)
+
+
+def _tell_of_passed_over(folder: Path) -> None:
+    """Warn of the images and videos in ``folder`` that are not read."""
+    shown = (path for path in folder.iterdir() if path.suffix.lower() in _SHOWN and path.is_file())
+    names = sorted(path.name for path in shown if not path.name.startswith("."))
+    if names:
+        told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        logger.warning(
+            "%s in %s %s passed over: of a folder only %s are read. Convert what is missing to PNG",
+            told, folder, "is" if len(names) == 1 else "are", ", ".join(images.IMAGE_SUFFIXES),
+        )  # fmt: skip
 
 
 def _tell_of_loss(source: Source) -> None:

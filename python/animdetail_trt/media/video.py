@@ -189,7 +189,7 @@ def write_video(
 
     H.264 at crf 16 (VP9 at crf 24 in .webm), yuv420p; an odd width or height becomes yuv444p, so that the size is
     kept. ``lossless`` is FFV1 in RGB and needs .mkv. ``stamps``, and the ticks for which the ``last`` frame is shown,
-    default to the constant rate. Sound is copied from ``style.sound_from``, with its languages and titles; subtitles and
+    default to the constant rate. Sound is copied from ``style.sound_from`` with languages and titles; subtitles and
     chapters are not. ``path`` is replaced only when all is written.
     Raises MediaError for a suffix that is not in VIDEO_SUFFIXES, sound that the container cannot hold, a full disk.
     """
@@ -205,7 +205,7 @@ def write_video(
         ),
     ):
 
-        def mux(packets: list[av.Packet]) -> None:
+        def mux(packets: list[av.Packet[av.VideoStream]]) -> None:
             for packet in packets:
                 if packet.pts in shown:
                     packet.duration = shown[packet.pts]
@@ -263,6 +263,11 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     with container:
         if not container.streams.video:
             raise MediaError(f"{path} has no video stream, only {[s.type for s in container.streams]}.")
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise MediaError(
+                f"{path} is an image of a kind or a name that is not read. Convert it to PNG, and name it so: "
+                f"{path.stem}.png."
+            )
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream
