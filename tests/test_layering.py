@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "smoothing": set(),
     "arrays": {"errors"},
     "geometry": {"errors", "segs"},
-    "ops": {"errors", "checks", "segs", "_C"},
+    "ops": {"errors", "checks", "extras", "segs", "_C"},
     "trt": {"errors", "checks", "extras", "__version__"},
     "backends": {"errors", "trt"},
     "sampling": {"errors", "checks", "backends"},
