@@ -317,7 +317,7 @@ def test_no_engines(engines: Callable[..., Any], store: Store, action: list[str]
     assert (outcome.code, outcome.out) == (0, "")
     assert str(store.folder) in outcome.err
     assert "animdetail-trt build-engines" in outcome.err
-    assert not store.folder.exists()
+    assert not list(store.folder.iterdir())
 
 
 def test_no_engines_as_json(engines: Callable[..., Any]) -> None:
@@ -362,6 +362,7 @@ def test_the_default_folder_may_not_be_there_yet(
     monkeypatch.setenv("ANIMDETAIL_ENGINE_DIR", str(tmp_path / "none"))
     outcome = run("engines", "list")
     assert (outcome.code, f"no engines in {tmp_path / 'none'}" in outcome.err) == (0, True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
