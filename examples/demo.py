@@ -99,7 +99,7 @@ def carphone() -> Path:
 def write_blurred(source: Path, target: Path, count: int) -> None:
     """The first ``count`` frames of a video, its face blurred."""
     info = probe_video(source)
-    frames, stamps = read_video(info)
+    frames, stamps, _ = read_video(info)
     write_video(target, with_blurred_face(frames[:count]), info.style, stamps[:count])
 
 

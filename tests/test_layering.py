@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "smoothing": set(),
     "arrays": {"errors"},
     "geometry": {"errors", "segs"},
-    "ops": {"errors", "checks", "segs", "_C"},
+    "ops": {"errors", "checks", "extras", "segs", "_C"},
     "trt": {"errors", "checks", "extras", "geometry", "__version__"},
     "backends": {"errors", "geometry", "trt"},
     "sampling": {"errors", "checks", "geometry", "backends"},

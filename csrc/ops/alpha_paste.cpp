@@ -1,4 +1,5 @@
 #include "contract.h"
+#include "shared_memory.h"
 
 namespace animdetail {
 
@@ -20,6 +21,8 @@ void alpha_paste(const TensorView& canvas, const TensorView& patch, const Tensor
   const auto [left, top, width, height] = overlap;
   const PasteJob job{window(pixels(canvas), left, top, width, height),
                      window(pixels(patch), left - x, top - y, width, height), window(mask_of(mask), left - x, top - y)};
+  check_apart(op, "canvas", footprint(job.canvas), "patch", footprint(job.patch));
+  check_apart(op, "canvas", footprint(job.canvas), "mask", footprint(job.mask, job.canvas));
   canvas.device.kind == DeviceKind::Cuda ? paste_cuda(job, {canvas.device.index, stream}) : paste_cpu(job);
 }
 

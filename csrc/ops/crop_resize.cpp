@@ -1,4 +1,5 @@
 #include "contract.h"
+#include "shared_memory.h"
 
 namespace animdetail {
 namespace {
@@ -30,6 +31,10 @@ void run(const char* op, const ResampleJob& job, Device device, void* stream) {
   check_side(op, "the new width", job.width);
   check_side(op, "the new height", job.height);
   if (job.target.frames == 0 || job.target.width == 0 || job.target.height == 0) return;
+  const char* written = job.mask.data ? "canvas" : "out";
+  const char* read = job.source_range == resample::Range::Vae ? "decoded" : "frames";
+  check_apart(op, written, footprint(job.target), read, footprint(job.source));
+  if (job.mask.data) check_apart(op, written, footprint(job.target), "mask", footprint(job.mask, job.target));
   device.kind == DeviceKind::Cuda ? resample_cuda(job, {device.index, stream}) : resample_cpu(job);
 }
 

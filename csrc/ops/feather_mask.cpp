@@ -1,4 +1,5 @@
 #include "contract.h"
+#include "shared_memory.h"
 
 namespace animdetail {
 
@@ -36,6 +37,13 @@ void feather_mask(const TensorView& out, const TensorView& mask, const TensorVie
   if (job.count == 0 || job.height == 0 || job.width == 0) return;
   check(job.radius < std::min(job.height, job.width), op, ": a kernel of ", weights.shape[0],
         " does not fit a mask of shape ", mask);
+  const auto memory_of = [&](const TensorView& view, const int64_t* strides) -> Footprint {
+    return {static_cast<const char*>(view.data),
+            sizeof(float),
+            {job.count, job.height, job.width, 1},
+            {strides[0] * 4, strides[1] * 4, strides[2] * 4, 0}};
+  };
+  check_apart(op, "out", memory_of(out, job.out_strides), "mask", memory_of(mask, job.mask_strides));
   out.device.kind == DeviceKind::Cuda ? feather_cuda(job, {out.device.index, stream}) : feather_cpu(job);
 }
 

@@ -1,9 +1,12 @@
-"""How to install what an extra of this package brings."""
+"""How to install what an extra of this package brings, and the native extension."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
+
+BUILD_COMMAND = "pip install . (in the source folder)"
+"""What makes the native extension. A wheel always has it: without it this is a source tree that was never built."""
 
 
 def install_command(extra: str, options: str = "") -> str:

@@ -631,6 +631,16 @@ def a_table(document: dict[str, Any]) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
+def test_a_run_that_measured_nothing_shows_its_reasons_and_no_table() -> None:
+    absent = [{"backend": "tensorrt", "reason": "no GPU"}]
+    document = a_result()
+    document["scenarios"] = [a_scenario(time_ms=1.0) | {"results": [], "absent": absent}]
+    shown = a_table(document)
+    assert "absent: tensorrt" in shown
+    assert "median ms" not in shown
+    assert "PSNR" not in shown
+
+
 def test_host_and_device_memory_have_columns_of_their_own() -> None:
     report = a_report()
     first, second = report.document["scenarios"][0]["results"]

@@ -46,7 +46,8 @@ def segs(tmp_path: Path) -> Path:
 def checkpoint(tmp_path: Path) -> Path:
     """A file whose header is a checkpoint's, and that nothing may load."""
     path = tmp_path / "model.safetensors"
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 1, 1), np.float32)}, path)
+    unet = {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 1, 1), np.float32)}
+    save_file(unet | {"cond_stage_model.any": np.zeros(1, np.float32)}, path)
     return path
 
 

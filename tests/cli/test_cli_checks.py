@@ -57,6 +57,28 @@ def test_files_that_are_not_there(refused: Callable[..., str], tmp_path: Path) -
     assert "--masks" in refused(segs=None, masks=none)
 
 
+def test_checkpoints_without_a_text_encoder(refused: Callable[..., str], tmp_path: Path) -> None:
+    unet = {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 1, 1), np.float32)}
+    save_file(unet, tmp_path / "bare.safetensors")
+    told = "holds no text encoder, which reads the prompts. Give a full checkpoint"
+    assert f"--checkpoint {tmp_path / 'bare.safetensors'} {told}" in refused(checkpoint=tmp_path / "bare.safetensors")
+    (tmp_path / "diffusers" / "unet").mkdir(parents=True)
+    assert told in refused(checkpoint=tmp_path / "diffusers")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors"])
+def test_a_text_encoder_of_a_diffusers_folder_is_found(refused: Callable[..., str], tmp_path: Path, name: str) -> None:
+    (tmp_path / "diffusers" / "text_encoder").mkdir(parents=True)
+    (tmp_path / "diffusers" / "text_encoder" / name).touch()
+    assert "text encoder" not in refused(checkpoint=tmp_path / "diffusers", fps="8")
+
+
+def test_a_refiner_needs_none(refused: Callable[..., str], tmp_path: Path) -> None:
+    unet = {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((1, 4, 1, 1), np.float32)}
+    save_file(unet, tmp_path / "bare.safetensors")
+    assert "text encoder" not in refused(refiner=tmp_path / "bare.safetensors", fps="8")
+
+
 def test_inputs_that_are_damaged(refused: Callable[..., str], video: Path, segs: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     assert "text.mp4 as a video" in refused(input=tmp_path / "text.mp4")
@@ -85,7 +107,7 @@ def test_outputs_that_cannot_be(refused: Callable[..., str], video: Path, segs: 
     assert "same file as --output" in refused(preview=tmp_path / "o.png", output=tmp_path / "o.png")
     assert "'-' is no name for an output" in refused(output="-")
     assert "'-' is no name for an output" in refused(report="-")
-    assert "cannot write a .2 video" in refused(output=tmp_path / "v1.2")
+    assert "cannot write a .2 file" in refused(output=tmp_path / "v1.2")
     assert "for a folder of that name, make it first" in refused(output=tmp_path / "v1.2")
 
 
@@ -366,10 +388,10 @@ def test_an_image_beside_the_one_that_is_read_is_written(
 
 def test_an_output_replaces_no_model(refused: Callable[..., str], checkpoint: Path) -> None:
     assert "same file as --checkpoint" in refused(report=checkpoint)
-    (checkpoint.parent / "diffusers").mkdir()
-    part = checkpoint.parent / "diffusers" / "model_index.json"
-    part.write_text("{}")
-    assert "same file as --checkpoint" in refused(checkpoint=part.parent, report=part)
+    part = checkpoint.parent / "diffusers" / "text_encoder" / "model.safetensors"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert "same file as --checkpoint" in refused(checkpoint=part.parents[1], report=part)
     assert "same file as --refiner" in refused(refiner=part.parent, report=part)
     network = checkpoint.with_name("net.safetensors")
     save_file({"zero_convs.0.0.weight": np.zeros(1)}, network)

@@ -46,8 +46,8 @@ def test_video_with_everything(
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert outcome.out == f"{tmp_path / 'out.mkv'}: 5 frames of 64x48, 1 segment detailed\n"
-    before, _ = read_video(probe_video(video))
-    after, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    before, *_ = read_video(probe_video(video))
+    after, *_ = read_video(probe_video(tmp_path / "out.mkv"))
     assert torch.equal((after * 255).round(), inverted(before))
     assert [data for _, data in sound_packets(tmp_path / "out.mkv")] == [data for _, data in sound_packets(video)]
 
@@ -313,9 +313,9 @@ def test_end_to_end_with_tiny_models(
     ]  # fmt: skip
     outcome = run("detail", video, "-o", tmp_path / "out.mkv", *argv)
     assert outcome.code == 0, outcome.err
-    before, _ = read_video(probe_video(video))
+    before, *_ = read_video(probe_video(video))
     info = probe_video(tmp_path / "out.mkv")
-    after, _ = read_video(info)
+    after, *_ = read_video(info)
     changed = (after != before).any(dim=3).numpy()
     x1, y1, x2, y2 = CROP
     assert changed[:, y1 + 12 : y1 + 20, x1 + 12 : x1 + 20].mean() > 0.9

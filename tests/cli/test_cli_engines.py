@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from animdetail_trt.cli import engine_here
-from animdetail_trt.cli.engine_words import told_bytes
+from animdetail_trt.cli.engine_words import told_bytes, told_ranges
 from animdetail_trt.errors import UnavailableError
 from animdetail_trt.trt.digests import Digests
 from animdetail_trt.trt.flavour import Card
@@ -55,6 +55,7 @@ def model(tmp_path: Path) -> Path:
 def engines(run: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run ``engines ACTION`` on the store; nothing wraps."""
     monkeypatch.setenv("COLUMNS", "500")
+    store.folder.mkdir(exist_ok=True)
     return lambda *argv: run("engines", *argv, "--engine-dir", store.folder)
 
 
@@ -316,7 +317,7 @@ def test_no_engines(engines: Callable[..., Any], store: Store, action: list[str]
     assert (outcome.code, outcome.out) == (0, "")
     assert str(store.folder) in outcome.err
     assert "animdetail-trt build-engines" in outcome.err
-    assert not store.folder.exists()
+    assert not list(store.folder.iterdir())
 
 
 def test_no_engines_as_json(engines: Callable[..., Any]) -> None:
@@ -346,6 +347,37 @@ def test_a_folder_that_is_a_file(run: Callable[..., Any], tmp_path: Path, action
     assert outcome.code == 2
     assert "error: " in outcome.err
     assert "--engine-dir" in outcome.err
+
+
+@pytest.mark.parametrize("action", [["list"], ["verify"], ["prune", "--yes", "--all"], ["inspect", "unet"]])
+def test_a_named_folder_that_does_not_exist(run: Callable[..., Any], tmp_path: Path, action: list[str]) -> None:
+    outcome = run("engines", *action, "--engine-dir", tmp_path / "none")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"error: --engine-dir {tmp_path / 'none'} does not exist. Check the path" in outcome.err
+
+
+def test_the_default_folder_may_not_be_there_yet(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIMDETAIL_ENGINE_DIR", str(tmp_path / "none"))
+    outcome = run("engines", "list")
+    assert (outcome.code, f"no engines in {tmp_path / 'none'}" in outcome.err) == (0, True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        (SMALL, "prompts in a call: 1 to 2, best 2; frames: 1 to 32, best 16; sides in pixels: 256 to 512, best 512"),
+        (
+            WIDE,
+            "prompts in a call: 1 to 2, best 2; frames: 1; height in pixels: 256 to 512, best 512; "
+            "width in pixels: 256 to 1024, best 768",
+        ),
+    ],
+)
+def test_a_profile_is_told_in_words(profile: Profile, told: str) -> None:
+    assert told_ranges(profile) == told
 
 
 @pytest.mark.parametrize("action", [["list"], ["verify"], ["prune", "--dry-run", "--all"], ["inspect", "unet"]])

@@ -31,6 +31,20 @@ def test_help(run: Callable[..., Any], argv: list[str]) -> None:
     assert "usage: animdetail-trt" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["doctor", "--json"], 0, ""),
+        (["bench", "--scenario", "pixels-8f-512x288-2s", "-q"], 2, "error: the native extension cannot be imported"),
+    ],
+)
+def test_a_source_tree_that_was_never_built(argv: list[str], code: int, told: str) -> None:
+    lacking = "import sys; sys.modules['animdetail_trt._C'] = None; from animdetail_trt.cli import main"
+    done = subprocess.run([sys.executable, "-c", f"{lacking}; sys.exit(main({argv}))"], capture_output=True, text=True)
+    assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+    assert "pip install . (in the source folder)" in done.stderr + done.stdout
+
+
 def test_help_says_that_max_size_makes_nothing_smaller(run: Callable[..., Any]) -> None:
     assert "pixels where enlarging ends; larger crops stay" in " ".join(run("detail", "--help").out.split())
 

@@ -181,6 +181,20 @@ def test_swap_changes_the_names_and_back(run: Run, tmp_path: Path, workflow: Any
     assert "none of the nodes" in run("comfyui", "swap", given, "--back").err
 
 
+def test_swap_reads_what_an_editor_put_a_byte_order_mark_before(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bom.json").write_text(json.dumps(_API), encoding="utf-8-sig")
+    outcome = run("comfyui", "swap", tmp_path / "bom.json")
+    assert (outcome.code, "AnimDetail_" in outcome.out) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out"])
+def test_swap_writes_no_json_under_another_name(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "given.json").write_text(json.dumps(_API))
+    outcome = run("comfyui", "swap", tmp_path / "given.json", "-o", tmp_path / name)
+    assert (outcome.code, "Let the name end in .json" in outcome.err) == (2, True)
+    assert not (tmp_path / name).exists()
+
+
 def test_swap_keeps_what_no_encoding_holds_and_the_workflow_itself(run: Run, tmp_path: Path) -> None:
     path, swapped = tmp_path / "workflow.json", tmp_path / "swapped.json"
     path.write_text('{"1": {"class_type": "SEGSPaste", "_meta": {"title": "\\ud83d \\u00e9"}}}')

@@ -30,7 +30,7 @@ def test_no_faces_in_noise_or_nothing() -> None:
 def test_finds_the_man_in_carphone() -> None:
     from animdetail_trt.media.video import probe_video, read_video
 
-    frames, _ = read_video(probe_video(carphone()))
+    frames, *_ = read_video(probe_video(carphone()))
     _, [seg] = detect_objects(frames, FaceDetector(), min_confidence=0.9)
     x1, y1, x2, y2 = seg.bbox
     # Looked up by eye: over the clip the face goes from x 37 to 110 and from y 25 to 101.
@@ -49,7 +49,7 @@ def test_a_mask_goes_with_the_face() -> None:
     from animdetail_trt.media.pixels import to_uint8
     from animdetail_trt.media.video import probe_video, read_video
 
-    frames, _ = read_video(probe_video(carphone()))
+    frames, *_ = read_video(probe_video(carphone()))
     detector = FaceDetector()
     _, [seg] = detect_objects(frames, detector, each_frame=True, mask="box", min_confidence=0.9, margin=0)
     left, top, _, _ = seg.crop_region
@@ -69,7 +69,7 @@ def test_large_pictures_are_looked_at_smaller() -> None:
     from animdetail_trt.media.pixels import to_uint8
     from animdetail_trt.media.video import probe_video, read_video
 
-    frames, _ = read_video(probe_video(carphone()))
+    frames, *_ = read_video(probe_video(carphone()))
     detector, picture = FaceDetector(), to_uint8(frames[0])
     large = detector._cv2.resize(picture, None, fx=8, fy=8, interpolation=detector._cv2.INTER_CUBIC)
     (small_face, *_), (face, *_) = detector.find(picture), detector.find(large)

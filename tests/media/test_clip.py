@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from animdetail_trt.errors import InputError, MediaError
 from animdetail_trt.media.clip import open_sink, open_source
@@ -111,6 +112,30 @@ def test_refusals(small_video: Path, folder: Path, tmp_path: Path) -> None:
         open_sink(folder, source)
     with pytest.raises(MediaError, match="does not exist"):
         open_source(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("in.bmp", "BMP"), ("in.tif", "TIFF"), ("in", "PNG"), ("in.mp4", "PNG")])
+def test_an_image_of_another_kind_is_not_taken_for_a_video(tmp_path: Path, name: str, kind: str) -> None:
+    Image.fromarray(patches(32, 32)[0]).save(tmp_path / name, format=kind)
+    with pytest.raises(MediaError, match=rf"{name} is an image .*not read\. Convert it to PNG"):
+        open_source(tmp_path / name)
+
+
+def test_suffixes_that_can_be_written_are_told_of_an_image(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"cannot write a \.bmp file.*\.mp4.* for a video.*\.png.* for an image"):
+        open_sink(tmp_path / "out.bmp", open_source(folder / "shot_a.png"))
+
+
+def test_pictures_that_are_passed_over_are_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("notes.txt", "segs.json", "Thumbs.db", ".hidden.bmp", "segs.masks.safetensors"):
+        (folder / name).touch()
+    open_source(folder)
+    assert not caplog.messages
+    for name in ("4.TIF", "1.bmp", "3.mp4", "2.gif"):
+        (folder / name).touch()
+    assert len(open_source(folder).images) == 3
+    (told,) = caplog.messages
+    assert told.startswith(f"1.bmp, 2.gif, 3.mp4 and 1 more in {folder} are passed over")
 
 
 @pytest.mark.parametrize(

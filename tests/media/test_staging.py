@@ -117,6 +117,25 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
         check_writable(locked / "out.mp4")
 
 
+def test_read_only_file_system_is_told_of_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("touch", "unlink"):  # which there fails for a file that does not exist, too
+        monkeypatch.setattr(Path, name, refuse)
+    told = rf"cannot write {tmp_path}/out\.mp4: {tmp_path} cannot be written to\. Choose another folder"
+    with pytest.raises(MediaError, match=told):
+        check_writable(tmp_path / "out.mp4")
+    with pytest.raises(MediaError, match=told), staged_file(tmp_path / "out.mp4") as partial:
+        partial.touch()
+
+
+def test_what_file_managers_leave_is_no_stranger(tmp_path: Path) -> None:
+    for name in (".DS_Store", ".nomedia", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    check_folder_free(tmp_path, ["a.png"])
+
+
 def test_strange_files_in_an_output_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     check_folder_free(tmp_path, ["a.png", "b.png"])

@@ -31,8 +31,8 @@ from clips import make_video, patches, sound_packets
 def rewrite(source: Path, target: Path, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Read, write, read again: (first frames, second frames)."""
     info = probe_video(source)
-    frames, stamps = read_video(info)
-    write_video(target, frames, info.style, stamps, **options)
+    frames, stamps, last = read_video(info)
+    write_video(target, frames, info.style, stamps, last, **options)
     return frames, read_video(probe_video(target))[0]
 
 
@@ -46,7 +46,7 @@ def middles(frames: torch.Tensor) -> torch.Tensor:
 def test_reads_what_was_encoded(tmp_path: Path) -> None:
     pictures = patches(64, 48, 3)
     path = make_video(tmp_path / "in.mkv", pictures, codec="ffv1", pix_fmt="bgr0")
-    frames, stamps = read_video(probe_video(path))
+    frames, stamps, _ = read_video(probe_video(path))
     assert frames.dtype == torch.float32
     assert torch.equal(frames, torch.from_numpy(pictures).float() / 255)
     assert stamps == [0, 40, 80]  # Matroska counts milliseconds
@@ -81,7 +81,7 @@ def test_what_an_encoder_leaves_around_a_mask_is_no_mask(tmp_path: Path) -> None
 def test_lossless_round_trip_is_exact(tmp_path: Path, size: tuple[int, int]) -> None:
     frames = torch.from_numpy(patches(*size, 4)).float() / 255
     write_video(tmp_path / "out.mkv", frames, VideoStyle.at_rate(Fraction(8)), lossless=True)
-    back, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    back, *_ = read_video(probe_video(tmp_path / "out.mkv"))
     assert torch.equal(back, frames)
 
 
@@ -91,7 +91,7 @@ def test_every_container_keeps_size_rate_and_picture(tmp_path: Path, suffix: str
     frames = torch.from_numpy(patches(*size, 4)).float() / 255
     write_video(tmp_path / f"out{suffix}", frames, VideoStyle.at_rate(Fraction(30000, 1001)))
     info = probe_video(tmp_path / f"out{suffix}")
-    back, _ = read_video(info)
+    back, *_ = read_video(info)
     assert back.shape == frames.shape
     assert float(info.style.rate) == pytest.approx(30000 / 1001, rel=1e-2)  # Matroska guesses it from milliseconds
     # Lossy and subsampled: within a few levels in the middle of flat patches.
@@ -143,6 +143,21 @@ def test_uneven_time_stamps_are_kept(tmp_path: Path, suffix: str) -> None:
     assert [stamp * again.style.time_base for stamp in read_video(again)[1]] == [Fraction(s, 1000) for s in stamps]
 
 
+@pytest.mark.parametrize("stamps", [[0, 100, 200, 300], [*range(0, 2500, 100)], [0, 33, 90, 100, 250, 1000, 1100]])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_a_last_frame_that_is_held_stays_as_long(tmp_path: Path, suffix: str, stamps: list[int]) -> None:
+    """As in a GIF that shows its end before it begins anew; also where that is written once more."""
+    frames = torch.from_numpy(patches(64, 48, len(stamps))).float() / 255
+    style = VideoStyle(Fraction(len(stamps) * 1000, stamps[-1] + 3000), Fraction(1, 1000))
+    write_video(tmp_path / f"first{suffix}", frames, style, stamps, 3000)
+    rewrite(tmp_path / f"first{suffix}", tmp_path / f"second{suffix}")
+    for name in ("first", "second"):
+        with av.open(str(tmp_path / f"{name}{suffix}")) as container:
+            assert container.duration == (stamps[-1] + 3000) * 1000  # microseconds
+            *_, last = container.decode(video=0)
+            assert last.duration * last.time_base == 3
+
+
 def test_constant_rate_is_kept_exactly(tmp_path: Path) -> None:
     rate = Fraction(30000, 1001)
     source = make_video(tmp_path / "in.mp4", patches(64, 48, 6), rate=rate)
@@ -159,6 +174,39 @@ def test_sound_is_copied_packet_by_packet(small_video: Path, tmp_path: Path, suf
     assert [data for _, data in after] == [data for _, data in before]
     # AAC begins before the first picture; Matroska has no time below 0, so there all moves together, in milliseconds.
     assert after_picture(tmp_path / f"out{suffix}") == pytest.approx(after_picture(small_video), abs=1.1e-3)
+
+
+def told_of_sound(path: Path, *names: str) -> list[str | None]:
+    """The first of the tags of these names, of each audio stream."""
+    with av.open(str(path)) as container:
+        tags = [stream.metadata for stream in container.streams.audio]
+    return [next((one[name] for name in names if name in one), None) for one in tags]
+
+
+@pytest.mark.parametrize("suffixes", [(".mkv", ".mkv"), (".mp4", ".mp4"), (".mp4", ".mkv"), (".mov", ".mov")])
+def test_titles_and_languages_are_kept(small_video: Path, tmp_path: Path, suffixes: tuple[str, str]) -> None:
+    titled, out = (tmp_path / f"{name}{suffix}" for name, suffix in zip(("titled", "out"), suffixes, strict=True))
+    with av.open(str(small_video)) as source, av.open(str(titled), "w") as target:
+        target.metadata.update(title="Two women", encoder="another")
+        sound = source.streams.audio[0]
+        streams = [target.add_stream_from_template(stream) for stream in (source.streams.video[0], sound, sound)]
+        for stream, language in zip(streams[1:], ("jpn", "eng"), strict=True):
+            stream.metadata.update(language=language, title=f"in {language}")
+        for copy in range(2):
+            source.seek(0)
+            for packet in source.demux(audio=0) if copy else source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream.index + copy]
+                    target.mux(packet)
+    rewrite(titled, out)
+    with av.open(str(out)) as container:
+        assert container.metadata["title"] == "Two women"
+        assert "another" not in container.metadata.values()
+    assert told_of_sound(out, "language") == ["jpn", "eng"]
+    titles = told_of_sound(titled, "title", "name")  # FFmpeg up to 7 writes none into MP4
+    assert told_of_sound(out, "title", "name") == titles
+    if ".mp4" not in suffixes and ".mov" not in suffixes:
+        assert titles == ["in jpn", "in eng"]
 
 
 def after_picture(path: Path) -> list[float]:
@@ -193,15 +241,17 @@ def test_clip_that_starts_late_is_moved_to_zero_with_its_sound(small_video: Path
     assert after_picture(tmp_path / "out.mkv") == pytest.approx(after_picture(late), abs=1.1e-3)
 
 
-@pytest.mark.parametrize(("quarter_turns", "matrix"), [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
-def test_phone_videos_are_turned_upright(tmp_path: Path, quarter_turns: int, matrix: tuple[int, ...]) -> None:
-    pictures = patches(64, 48, 2)
-    path = make_video(tmp_path / "in.mp4", pictures)
-    plain, _ = read_video(probe_video(path))
+@pytest.mark.parametrize("matrix", [*product([1, -1], [0], [0], [1, -1]), *product([0], [1, -1], [1, -1], [0])])
+def test_phone_videos_are_turned_and_mirrored_upright(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+    path = make_video(tmp_path / "in.mp4", patches(64, 48, 2))
+    plain, *_ = read_video(probe_video(path))
     set_display_matrix(path, matrix)
     info = probe_video(path)
-    turned, _ = read_video(info)
-    assert torch.equal(turned, torch.rot90(plain, quarter_turns, (1, 2)))
+    turned, *_ = read_video(info)
+    a, b, c, d = matrix  # a pixel at (x, y), y down, is shown at (a x + c y, b x + d y)
+    upright = plain if a else plain.transpose(1, 2)
+    flipped = [axis for axis, sign in ((1, b + d), (2, a + c)) if sign < 0]
+    assert torch.equal(turned, upright.flip(flipped))
     assert (info.height, info.width) == turned.shape[1:3]
     assert rewrite(path, tmp_path / "out.mp4")[1].shape == turned.shape
 
@@ -240,7 +290,7 @@ def test_rounds_half_up(tmp_path: Path) -> None:
     levels = torch.tensor([0.49, 0.5, 1.5, 254.49, 254.5, 300, -3]) / 255
     frames = levels.view(1, 1, -1, 1).expand(1, 16, -1, 3).contiguous()
     write_video(tmp_path / "out.mkv", frames, VideoStyle.at_rate(Fraction(1)), lossless=True)
-    back, _ = read_video(probe_video(tmp_path / "out.mkv"))
+    back, *_ = read_video(probe_video(tmp_path / "out.mkv"))
     assert (back[0, 0, :, 0] * 255).round().int().tolist() == [0, 1, 2, 254, 255, 255, 0]
 
 
@@ -314,7 +364,7 @@ def test_a_write_that_stops_half_way_keeps_the_old_video(
     small_video: Path, tmp_path: Path, raised: BaseException
 ) -> None:
     info = probe_video(small_video)
-    frames, stamps = read_video(info)
+    frames, stamps, last = read_video(info)
     target = tmp_path / "out.mp4"
     target.write_text("old")
 
@@ -323,7 +373,7 @@ def test_a_write_that_stops_half_way_keeps_the_old_video(
             raise raised
 
     with pytest.raises(MediaError if isinstance(raised, OSError) else KeyboardInterrupt):
-        write_video(target, frames, info.style, stamps, on_frame=stop)
+        write_video(target, frames, info.style, stamps, last, on_frame=stop)
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "small.mp4"]
 
@@ -335,7 +385,7 @@ def test_sound_that_is_refused_only_at_the_end_is_found_before(tmp_path: Path, s
     info = probe_video(path)
     with pytest.raises(MediaError, match=r"a \.mp4 file cannot hold .*pcm_s16le.*--no-sound"):
         check_video_output(tmp_path / "out.mp4", info.width, info.height, info.style)
-    frames, stamps = read_video(info)
+    frames, stamps, _ = read_video(info)
     with pytest.raises(MediaError, match=r"cannot write .*out\.mp4"):
         write_video(tmp_path / "out.mp4", frames, info.style, stamps)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -430,6 +430,16 @@ def test_devices_do_not_mix() -> None:
         ops.paste_from_vae(frames, decoded.cuda(), mask, (0, 0), (9, 9))
 
 
+def test_shared_memory_is_refused() -> None:
+    """In one pass here: on the CPU what was decoded is read before the canvas is written."""
+    memory = rand(1024).cuda()
+    canvas, mask = memory[:768].view(1, 16, 16, 3), torch.ones(16, 16, device="cuda")
+    with pytest.raises(InputError, match="decoded shares memory with canvas"):
+        ops.paste_from_vae(canvas, memory[700:892].view(1, 3, 8, 8), mask, (0, 0), (16, 16))
+    with pytest.raises(InputError, match="patch shares memory with canvas"):
+        ops.alpha_paste(canvas, memory[256:].view(1, 16, 16, 3), mask, (0, 0))
+
+
 def test_numbers_in_messages() -> None:
     """Written without streams, which crash where two C++ libraries are in one process."""
     with pytest.raises(InputError, match=r"mask .* as high and wide as patch \(1, 9, 9, 3\), got shape \(4, 4\)"):

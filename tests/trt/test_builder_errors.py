@@ -315,13 +315,15 @@ def test_frames_are_bounded_by_the_motion_module(command: Callable[..., Outcome]
     for version, most in (("v1", 24), ("v2", 32)):
         told = command("--motion-module", small / f"mm_{version}.safetensors", "--frames", "1:16:64", "--dry-run")
         assert told.code == 0
-        assert f", f 1:16:{most}, " in told.out
+        assert f"; frames: 1 to {most}, best 16; " in told.out
         assert f"warning: --frames 1:16:64: the motion module, and its engine, see {most} at most\n" in told.err
     told = command("--frames", "1:16:64", "--dry-run")
-    assert ", f 1:16:64, " in told.out
+    assert "; frames: 1 to 64, best 16; " in told.out
+    assert "prompts in a call: 1 to 2, best 2; " in told.out
+    assert "; tokens of a prompt: 77 to 308, best 77; sides in pixels: 256 to 512, best 512\n" in told.out
     assert "warning" not in told.err
     assert (
-        ", f 32:32:32, "
+        "; frames: 32; "
         in command("--motion-module", small / "mm_v2.safetensors", "--frames", "48:48:64", "--dry-run").out
     )
     assert not list(tmp_path.rglob("*.plan"))

@@ -20,8 +20,9 @@ MIB = 2**20
 def show_result(document: dict[str, Any], console: Console | None = None) -> None:
     console = console or open_console()
     console.print(escape(headline(document)), highlight=False)
-    console.print(_results(document, speed_heads(document), speed_cells))
-    console.print(_results(document, QUALITY_HEADS, quality_cells))
+    if any(scenario["results"] for scenario in document["scenarios"]):
+        console.print(_results(document, speed_heads(document), speed_cells))
+        console.print(_results(document, QUALITY_HEADS, quality_cells))
     for scenario in document["scenarios"]:
         if ops := scenario.get("ops"):
             console.print(_ops(ops))

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from animdetail_trt.cli.engine_words import told_bytes
+from animdetail_trt.cli.engine_words import told_bytes, told_ranges
 from animdetail_trt.cli.models import parse_lora
 from animdetail_trt.cli.numbers import between
 from animdetail_trt.cli.paths import user_path
@@ -227,10 +227,7 @@ def _plan_lines(jobs: list[Job], store: Store, target: Target) -> list[str]:
         total += seconds
         told = "is there" if entry else f"about {told_bytes(job.weight_bytes())}, {_time(seconds)}"
         lines.append(f"{job.title}: {job.identity.name}: {told}")
-        lines += [
-            "  " + ", ".join(f"{axis} {span}" for axis, span in profile.axes.items())
-            for profile in job.identity.profiles
-        ]
+        lines += [f"  {told_ranges(profile)}" for profile in job.identity.profiles]
     built_for = f"for {target.flavour} {target.version}, {target.where}"
     return [*lines, f"{built_for}, in {store.folder}; {_time(total)} in all"]
 

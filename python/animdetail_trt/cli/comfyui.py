@@ -70,6 +70,8 @@ def run_uninstall(args: argparse.Namespace) -> int:
 
 
 def run_swap(args: argparse.Namespace) -> int:
+    if args.output is not None and args.output.suffix.lower() != ".json":
+        raise InputError(f"a workflow is written as JSON, not as {args.output}. Let the name end in .json")
     try:
         workflow = json.loads(_read_workflow(args.workflow))
         swapped, count = swap(workflow, back=args.back)
@@ -96,7 +98,7 @@ def run_swap(args: argparse.Namespace) -> int:
 def _read_workflow(path: Path) -> str:
     """The JSON of a file, or of the picture that ComfyUI put it into. Raises OSError or ValueError."""
     if path.suffix.lower() != ".png":
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # as some editors write it, with a mark before the text
     from PIL import Image
 
     try:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from animdetail_trt import __version__
 from animdetail_trt.errors import AnimDetailError, UnavailableError
-from animdetail_trt.extras import install_command
+from animdetail_trt.extras import BUILD_COMMAND, install_command
 
 Status = Literal["ok", "missing", "optional"]
 
@@ -102,8 +102,7 @@ def _native() -> Finding:
     try:
         native: Any = importlib.import_module("animdetail_trt._C")
     except ImportError as error:
-        # The wheel always has it: without it this is a source tree that was never built.
-        return Finding("native extension", "missing", f"{error}", "pip install . (in the source folder)")
+        return Finding("native extension", "missing", f"{error}", BUILD_COMMAND)
     return Finding("native extension", "ok", f"{native.num_threads()} threads")
 
 
@@ -156,9 +155,9 @@ def _cuda_kernels() -> Finding:
     try:
         native: Any = importlib.import_module("animdetail_trt._C")
     except ImportError:
-        return Finding(name, "optional", "the native extension is missing", "pip install . (in the source folder)")
+        return Finding(name, "optional", "the native extension is missing", BUILD_COMMAND)
     if not native.has_cuda:
-        remedy = "with an NVIDIA GPU: install the CUDA toolkit, then pip install . (in the source folder) once more"
+        remedy = f"with an NVIDIA GPU: install the CUDA toolkit, then {BUILD_COMMAND} once more"
         return Finding(
             name, "optional", "the extension was built where there was no nvcc: pixels stay on the CPU", remedy
         )

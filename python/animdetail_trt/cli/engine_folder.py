@@ -58,7 +58,10 @@ class EngineFolder:
 
 
 def open_folder(engine_dir: Path | None) -> EngineFolder:
-    """EngineError: it cannot be read."""
+    """InputError: the named one does not exist; by default it may not yet. EngineError: it cannot be read."""
+    if engine_dir is not None and not engine_dir.is_dir():
+        why = "is no folder" if engine_dir.exists() else "does not exist"
+        raise InputError(f"--engine-dir {engine_dir} {why}. Check the path, or build engines there: {BUILD_COMMAND}")
     store = Store(default_folder() if engine_dir is None else engine_dir)
     found = EngineFolder(store, {}, {}, {})
     layout = Layout(store.folder)

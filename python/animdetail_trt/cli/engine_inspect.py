@@ -17,12 +17,12 @@ from animdetail_trt.cli.engine_words import (
     loras_of,
     models_of,
     told_bytes,
+    told_range,
     told_sizes,
     told_target,
     told_title,
 )
 from animdetail_trt.errors import EngineError
-from animdetail_trt.trt.profile import Range
 from animdetail_trt.trt.sidecar import Entry
 
 _BAR = 32
@@ -85,12 +85,8 @@ def _sizes(entry: Entry) -> Table:
     for heading in ("  axis", "", *told_sizes(entry)):
         table.add_column(heading)
     for axis in filter(entry.profiles[0].axes.__contains__, AXES):
-        table.add_row(f"  {axis}", AXES[axis], *(_told_range(profile.axes[axis]) for profile in entry.profiles))
+        table.add_row(f"  {axis}", AXES[axis], *(told_range(profile.axes[axis]) for profile in entry.profiles))
     return table
-
-
-def _told_range(span: Range) -> str:
-    return str(span.min) if span.min == span.max else f"{span.min} to {span.max}, best {span.opt}"
 
 
 def _memory(entry: Entry) -> Iterable[tuple[str, str]]:

@@ -122,5 +122,17 @@ def _told_profile(profile: Profile) -> str:
     return f"{sides} px, {frames} frame{'' if frames == '1' else 's'}"
 
 
+def told_ranges(profile: Profile) -> str:
+    """All that a profile covers: ``frames: 1 to 32, best 16; sides in pixels: 256 to 512, best 512``."""
+    told = {name: profile.axes[axis] for axis, name in AXES.items() if axis in profile.axes and axis not in "hw"}
+    height, width = (_in_pixels(profile.axes[axis]) for axis in "hw")
+    told |= {"sides in pixels": height} if height == width else {"height in pixels": height, "width in pixels": width}
+    return "; ".join(f"{name}: {told_range(span)}" for name, span in told.items())
+
+
+def told_range(span: Range) -> str:
+    return str(span.min) if span.min == span.max else f"{span.min} to {span.max}, best {span.opt}"
+
+
 def _told_span(span: Range) -> str:
     return str(span.min) if span.min == span.max else f"{span.min}-{span.max}"

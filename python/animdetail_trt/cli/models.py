@@ -137,7 +137,20 @@ def check_models(args: argparse.Namespace) -> None:
         if not path.exists():
             raise CheckpointError(f"{flag} {path} does not exist. Check the path.")
     check_kinds(args)
+    _check_text_encoder(args.checkpoint)
     _check_embeddings(args)
+
+
+def _check_text_encoder(checkpoint: Path) -> None:
+    """Raise CheckpointError where nothing could read the prompts; a refiner's are read by the checkpoint's, if it has
+    none."""
+    from animdetail_trt.models.files import has_text_encoder
+
+    if not has_text_encoder(checkpoint):
+        raise CheckpointError(
+            f"--checkpoint {checkpoint} holds no text encoder, which reads the prompts. Give a full checkpoint, or a "
+            "diffusers folder with text_encoder/model.safetensors."
+        )
 
 
 def _check_embeddings(args: argparse.Namespace) -> None:

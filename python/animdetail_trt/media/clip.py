@@ -19,6 +19,28 @@ logger = logging.getLogger(__name__)
 OnFrame = Callable[[int], None]
 
 
+_SHOWN = (
+    *(
+        ".avif",
+        ".bmp",
+        ".dib",
+        ".dpx",
+        ".exr",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jfif",
+        ".jp2",
+        ".jxl",
+        ".pbm",
+        ".pgm",
+        ".pnm",
+    ),
+    *(".ppm", ".tga", ".tif", ".tiff", *video.VIDEO_SUFFIXES, ".avi", ".m2ts", ".mpeg", ".mpg", ".mts", ".ts", ".wmv"),
+)
+"""Images and videos that are not read out of a folder, though they may have been meant."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A clip that is known to be readable, not read yet."""
@@ -35,8 +57,8 @@ class Source:
         """Decode all frames. Raises MediaError for damage found on the way."""
         if self.video is None:
             return Clip(images.read_images(self.images, on_frame), self)
-        frames, stamps = video.read_video(self.video, on_frame)
-        return Clip(frames, self, tuple(stamps))
+        frames, stamps, last = video.read_video(self.video, on_frame)
+        return Clip(frames, self, tuple(stamps), last)
 
     def read_masks(self) -> Tensor:
         """MASK: float32 (f, h, w) in 0..1, the luminance of all frames. Raises MediaError as ``read``."""
@@ -54,6 +76,8 @@ class Clip:
     source: Source
     stamps: tuple[int, ...] | None = None
     """Ticks of the video's time base; None for images."""
+    last: int | None = None
+    """How many of them the last frame is shown; None for images, and where the video does not say."""
 
     def seconds(self, index: int) -> float | None:
         """When frame ``index`` is shown; None for images."""
@@ -81,13 +105,16 @@ class Sink:
             images.write_image(self.path, frames[0])
         else:
             assert self.style is not None
-            video.write_video(self.path, frames, self.style, clip.stamps, lossless=self.lossless, on_frame=on_frame)
+            video.write_video(
+                self.path, frames, self.style, clip.stamps, clip.last, lossless=self.lossless, on_frame=on_frame
+            )
 
 
 def open_source(path: Path) -> Source:
     """Look at a video, an image or a folder of images. Raises MediaError if it is missing, damaged or empty."""
     if path.is_dir():
         paths = tuple(images.list_images(path))
+        _tell_of_passed_over(path)
     elif path.suffix.lower() in images.IMAGE_SUFFIXES:
         paths = (path,)
     else:
@@ -127,9 +154,26 @@ def _sink(path: Path, source: Source, fps: Fraction | None, sound: bool, lossles
         if source.video or len(source.images) != 1:
             raise MediaError(f"{path} is one image, {source.path} holds many frames. Name a folder or a video.")
         return Sink(path, "image")
+    if suffix not in video.VIDEO_SUFFIXES:
+        raise MediaError(
+            f"cannot write a {suffix} file, {path}. Use one of {', '.join(video.VIDEO_SUFFIXES)} for a video, "
+            f"{', '.join(images.IMAGE_SUFFIXES)} for an image; for a folder of that name, make it first."
+        )
     style = _style(source, fps, sound)
     video.check_video_output(path, source.width, source.height, style, lossless)
     return Sink(path, "video", style, lossless)
+
+
+def _tell_of_passed_over(folder: Path) -> None:
+    """Warn of the images and videos in ``folder`` that are not read."""
+    shown = (path for path in folder.iterdir() if path.suffix.lower() in _SHOWN and path.is_file())
+    names = sorted(path.name for path in shown if not path.name.startswith("."))
+    if names:
+        told = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        logger.warning(
+            "%s in %s %s passed over: of a folder only %s are read. Convert what is missing to PNG",
+            told, folder, "is" if len(names) == 1 else "are", ", ".join(images.IMAGE_SUFFIXES),
+        )  # fmt: skip
 
 
 def _tell_of_loss(source: Source) -> None:

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from animdetail_trt.errors import MediaError
@@ -31,7 +31,7 @@ def staged_file(target: Path) -> Iterator[Path]:
             yield partial
             partial.replace(target.resolve())
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 @contextmanager
@@ -76,11 +76,12 @@ def staged_probe(target: Path) -> Iterator[Path]:
         with _write_errors(target):
             yield probe
     finally:
-        probe.unlink(missing_ok=True)
+        _remove(probe)
 
 
 def check_folder_free(target: Path, names: Sequence[str]) -> None:
-    """Raise MediaError unless the folder ``target`` can be written and holds no file but ``names``.
+    """Raise MediaError unless the folder ``target`` can be written and holds no file but ``names``, and what file
+    managers leave in every folder.
 
     Old frames between new ones would be read as one clip later, and emptying a folder is not ours to do.
     """
@@ -90,7 +91,8 @@ def check_folder_free(target: Path, names: Sequence[str]) -> None:
         raise MediaError(f"{target} is a file; the frames need a folder. Choose another output.")
     if target.is_dir() and not os.access(target, os.W_OK):
         raise MediaError(f"the folder {target} cannot be written to. Choose another or change its permissions.")
-    strangers = sorted({path.name for path in target.iterdir()} - set(names)) if target.is_dir() else []
+    there = {path.name for path in target.iterdir() if not path.name.startswith(".")} if target.is_dir() else set()
+    strangers = sorted(there - {"Thumbs.db", "desktop.ini"} - set(names))
     if strangers:
         raise MediaError(
             f"the output folder {target} already holds {strangers[0]!r}"
@@ -108,6 +110,12 @@ def _check_parent(target: Path) -> None:
         if not probe.parent.is_dir():
             raise MediaError(f"cannot write {target}: the folder {probe.parent} does not exist. Make it first.")
         probe.touch(exist_ok=False)
+
+
+def _remove(partial: Path) -> None:
+    """As far as it can be: what is raised already, that the file system is read-only say, must not be replaced."""
+    with suppress(OSError):
+        partial.unlink()
 
 
 def _mode_of(path: Path) -> int | None:

@@ -5,8 +5,10 @@ PyAV is imported inside functions: importing this module costs nothing.
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ class VideoStyle:
     """The file whose audio streams are copied, packet by packet."""
     start: Fraction = Fraction(0)
     """Seconds at which that file begins; written files begin at 0."""
+    title: str | None = None
 
     @classmethod
     def at_rate(cls, rate: Fraction) -> VideoStyle:
@@ -66,9 +69,11 @@ class VideoInfo:
     path: Path
     width: int
     height: int
-    """Upright, after ``quarter_turns``."""
+    """Upright, after ``mirrored`` and ``quarter_turns``."""
     frame_count: int
     """0 where the header does not say; a hint, not a promise."""
+    mirrored: bool
+    """Whether left and right of decoded frames are swapped, as selfie cameras may have them; before they are turned."""
     quarter_turns: int
     """Anticlockwise turns that bring decoded frames upright."""
     style: VideoStyle
@@ -84,7 +89,7 @@ def probe_video(path: Path) -> VideoInfo:
         frame = next(_decode(container, stream, path), None)
         if frame is None:
             raise MediaError(f"{path} holds no frames: it is empty or cut off. Export it again.")
-        turns = getattr(frame, "rotation", 0) // 90 % 4
+        mirrored, turns = _orientation(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         width, height = frame.width, frame.height
         if turns % 2:
@@ -97,9 +102,23 @@ def probe_video(path: Path) -> VideoInfo:
             colour=Colour.of_frame(frame, stream.codec_context),
             sound_from=path if container.streams.audio else None,
             start=Fraction(max(container.start_time or 0, 0), 1_000_000),
+            title=container.metadata.get("title"),
         )
         bits = max(channel.bits for channel in frame.format.components)
-        return VideoInfo(path, width, height, stream.frames, turns, style, bits, _is_transparent(frame))
+        return VideoInfo(path, width, height, stream.frames, mirrored, turns, style, bits, _is_transparent(frame))
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """Whether to mirror a decoded frame, and how many quarters to turn it anticlockwise then."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        a, b, _, c, d, *_ = struct.unpack("=9i", matrix)  # (x, y), y down, is shown at (a x + c y, b x + d y)
+        if (a and d and not (b or c)) or (b and c and not (a or d)):
+            mirrored = a * d < b * c
+            if mirrored:
+                a, b = -a, -b
+            return mirrored, 0 if a > 0 else 2 if a < 0 else 1 if b < 0 else 3
+    return False, getattr(frame, "rotation", 0) // 90 % 4
 
 
 def _is_transparent(frame: av.VideoFrame) -> bool:
@@ -107,18 +126,20 @@ def _is_transparent(frame: av.VideoFrame) -> bool:
     return with_alpha and int(frame.to_ndarray(format="rgba")[..., 3].min()) < 255
 
 
-def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor, list[int]]:
-    """All frames, float32 (f, h, w, 3) in 0..1, and their time stamps in ticks of ``info.style.time_base``.
+def read_video(info: VideoInfo, on_frame: OnFrame | None = None) -> tuple[Tensor, list[int], int | None]:
+    """All frames, float32 (f, h, w, 3) in 0..1; their time stamps, and how long the last of them is shown, in ticks of
+    ``info.style.time_base``.
 
     Time stamps count from ``info.style.start`` and rise strictly; where the file's do not, constant-rate ones are made.
+    How long the last is shown is None where the file does not say.
     """
-    pictures, stamps = _read(info, lambda rgb: rgb, on_frame)
-    return pictures, _rising(stamps, info.style)
+    pictures, stamps, last = _read(info, lambda rgb: rgb, on_frame)
+    return pictures, _rising(stamps, info.style), last
 
 
 def read_mask_video(info: VideoInfo) -> Tensor:
     """MASK: float32 (f, h, w) in 0..1, the luminance of each frame; what is nearly black is taken for black."""
-    masks, _ = _read(info, _drawn)
+    masks, *_ = _read(info, _drawn)
     return masks[..., 0]
 
 
@@ -131,14 +152,18 @@ def _drawn(rgb: np.ndarray) -> np.ndarray:
 
 def _read(
     info: VideoInfo, convert: Callable[[np.ndarray], np.ndarray], on_frame: OnFrame | None = None
-) -> tuple[Tensor, list[int | None]]:
-    """Every frame's uint8 (h, w, 3) converted, stacked as floats, and their time stamps as they are in the file."""
+) -> tuple[Tensor, list[int | None], int | None]:
+    """Every frame's uint8 (h, w, 3) converted, stacked as floats; their time stamps, and how long the last is shown, as
+    they are in the file."""
     pictures: list[np.ndarray] = []
     stamps: list[int | None] = []
+    last: int | None = None
     with _open_video(info.path) as (container, stream):
         for frame in _decode(container, stream, info.path):
-            pictures.append(np.rot90(convert(to_rgb(frame, info.style.colour)), info.quarter_turns))
+            picture = convert(to_rgb(frame, info.style.colour))
+            pictures.append(np.rot90(np.fliplr(picture) if info.mirrored else picture, info.quarter_turns))
             stamps.append(frame.pts)
+            last = frame.duration or None
             if pictures[-1].shape != pictures[0].shape:
                 raise MediaError(
                     f"frame {len(pictures) - 1} of {info.path} is {_size_of(pictures[-1])}, the first is "
@@ -146,8 +171,8 @@ def _read(
                 )
             if on_frame:
                 on_frame(len(pictures))
-        _check_whole(stream, stamps, info)
-    return to_float(pictures), stamps
+        _check_whole(stream, stamps, last, info)
+    return to_float(pictures), stamps, last
 
 
 def write_video(
@@ -155,6 +180,7 @@ def write_video(
     frames: Tensor,
     style: VideoStyle,
     stamps: Sequence[int] | None = None,
+    last: int | None = None,
     *,
     lossless: bool = False,
     on_frame: OnFrame | None = None,
@@ -162,28 +188,37 @@ def write_video(
     """Write ``frames``, float32 (f, h, w, 3) in 0..1, to ``path``; the container is chosen by its suffix.
 
     H.264 at crf 16 (VP9 at crf 24 in .webm), yuv420p; an odd width or height becomes yuv444p, so that the size is
-    kept. ``lossless`` is FFV1 in RGB and needs .mkv. ``stamps`` default to the constant rate. Sound is copied from
-    ``style.sound_from``; subtitles and chapters are not. ``path`` is replaced only when all is written.
+    kept. ``lossless`` is FFV1 in RGB and needs .mkv. ``stamps``, and the ticks for which the ``last`` frame is shown,
+    default to the constant rate. Sound is copied from ``style.sound_from`` with languages and titles; subtitles and
+    chapters are not. ``path`` is replaced only when all is written.
     Raises MediaError for a suffix that is not in VIDEO_SUFFIXES, sound that the container cannot hold, a full disk.
     """
     stamps = stamps if stamps is not None else _constant_stamps(len(frames), style)
+    shown = _shown(stamps, last, style)
     with (
         staged_file(path) as partial,
         _ffmpeg_errors(),
-        _open_output(partial, path, frames.shape[2], frames.shape[1], style, lossless) as (
+        _open_output(partial, path, frames.shape[2], frames.shape[1], style, lossless, even=not shown) as (
             container,
             stream,
             sound,
         ),
     ):
+
+        def mux(packets: list[av.Packet[av.VideoStream]]) -> None:
+            for packet in packets:
+                if packet.pts in shown:
+                    packet.duration = shown[packet.pts]
+                container.mux(packet)
+
         for index, (picture, stamp) in enumerate(zip(frames, stamps, strict=True)):
             frame = from_rgb(to_uint8(picture), stream.pix_fmt or "", style.colour)
             frame.pts, frame.time_base = stamp, style.time_base
             sound.mux_until(stamp * style.time_base)
-            container.mux(stream.encode(frame))
+            mux(stream.encode(frame))
             if on_frame:
                 on_frame(index + 1)
-        container.mux(stream.encode(None))
+        mux(stream.encode(None))
         sound.mux_until(None)
 
 
@@ -200,7 +235,10 @@ def check_video_output(path: Path, width: int, height: int, style: VideoStyle, l
             with _open_output(probe, path, width, height, style, lossless) as (_, _, sound):
                 codecs = sound.codecs
                 sound.mux_until(Fraction(1))
-        except av.error.ArgumentError as error:  # MP4 takes some sound and then finds no place for it in its index
+        except av.error.FFmpegError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # MP4 takes some sound and then finds no place for it in its index.
             raise _cannot_hold(path, f"{width}x{height} video", codecs, error) from error
     codec, pix_fmt, _ = _codec(path.suffix.lower(), width, height, lossless)
     if pix_fmt == "yuv444p":
@@ -225,6 +263,11 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     with container:
         if not container.streams.video:
             raise MediaError(f"{path} has no video stream, only {[s.type for s in container.streams]}.")
+        if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+            raise MediaError(
+                f"{path} is an image of a kind or a name that is not read. Convert it to PNG, and name it so: "
+                f"{path.stem}.png."
+            )
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream
@@ -246,16 +289,22 @@ def _decode(container: InputContainer, stream: av.VideoStream, path: Path) -> It
 
 @contextmanager
 def _open_output(
-    partial: Path, path: Path, width: int, height: int, style: VideoStyle, lossless: bool
+    partial: Path, path: Path, width: int, height: int, style: VideoStyle, lossless: bool, *, even: bool = True
 ) -> Iterator[tuple[OutputContainer, av.VideoStream, _Sound]]:
     import av
 
     suffix = path.suffix.lower()
     codec, pix_fmt, options = _codec(suffix, width, height, lossless)
-    # Moves the index to the front, so that a browser can begin to play while it loads.
-    muxing = {"movflags": "+faststart"} if suffix in (".mp4", ".mov", ".m4v") else {}
+    muxing = {}
+    if suffix in (".mp4", ".mov", ".m4v"):
+        # Moves the index to the front, so that a browser can begin to play while it loads.
+        muxing = {"movflags": "+faststart"}
+        if not even:  # it holds no durations but the distances in the order of decoding: let that be the order shown
+            options["bf"] = "0"
     with ExitStack() as stack:
         container = stack.enter_context(av.open(str(partial), "w", container_options=muxing))
+        if style.title:
+            container.metadata["title"] = style.title
         stream: Any = container.add_stream(codec, rate=style.rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.time_base = stream.codec_context.time_base = style.time_base
@@ -332,6 +381,8 @@ class _Sound:
                 f"a {path.suffix} file cannot hold the sound of {style.sound_from} ({', '.join(self.codecs)}). "
                 "Write to .mkv, which holds everything, or drop the sound with --no-sound."
             ) from error
+        for stream in streams:
+            self._targets[stream.index].metadata.update(_told_of(stream))
         # The last packet of a stream is an empty one that tells a decoder to flush: it has no dts.
         self._packets = (packet for packet in source.demux(streams) if packet.dts is not None)
         self._next = next(self._packets, None)
@@ -351,13 +402,20 @@ class _Sound:
             self._next = next(self._packets, None)
 
 
-def _check_whole(stream: av.VideoStream, stamps: Sequence[int | None], info: VideoInfo) -> None:
+def _told_of(stream: av.AudioStream) -> dict[str, str]:
+    """Its language and title; MP4 calls the title a name."""
+    tags = stream.metadata
+    told = {"language": tags.get("language"), "title": tags.get("title") or tags.get("name")}
+    return {key: value for key, value in told.items() if value}
+
+
+def _check_whole(stream: av.VideoStream, stamps: Sequence[int | None], last: int | None, info: VideoInfo) -> None:
     """Raise if the pictures end well before the stream says: FFmpeg reads a file that was cut off without a word."""
     promised = _promised_end(stream)
     known = [stamp for stamp in stamps if stamp is not None]
     if promised is None or not known:
         return
-    reached = max(known) * info.style.time_base + 1 / info.style.rate
+    reached = max(known) * info.style.time_base + (last * info.style.time_base if last else 1 / info.style.rate)
     if promised - reached > max(promised / 10, 5 / info.style.rate):
         raise MediaError(
             f"{info.path} is cut off or damaged: its pictures end at {float(reached):.2f} s and its header promises "
@@ -385,6 +443,13 @@ def _rising(stamps: Sequence[int | None], style: VideoStyle) -> list[int]:
 
 def _constant_stamps(count: int, style: VideoStyle) -> list[int]:
     return [round(index / style.rate / style.time_base) for index in range(count)]
+
+
+def _shown(stamps: Sequence[int], last: int | None, style: VideoStyle) -> dict[int, int]:
+    """How many ticks each frame is shown, by its time stamp; nothing where it is one time for all, rounded."""
+    last = last or round(1 / style.rate / style.time_base)
+    shown = {stamp: end - stamp for stamp, end in pairwise((*stamps, stamps[-1] + last))}
+    return shown if max(shown.values()) - min(shown.values()) > 1 else {}
 
 
 def _size_of(picture: np.ndarray) -> str:

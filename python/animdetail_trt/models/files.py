@@ -15,6 +15,7 @@ from animdetail_trt.models.checkpoint import (
     Placement,
     StateDict,
     expanded,
+    read_shapes,
     read_tensors,
     reading,
     require_kind,
@@ -26,6 +27,7 @@ from animdetail_trt.models.unet import UNet, build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, load_vae_file, vae_from_diffusers, vae_from_ldm
 
 _FOLDER_STEM = "diffusion_pytorch_model"
+_TEXT = "cond_stage_model."
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,14 @@ def with_loras(parts: Parts, loras: LoraFiles) -> Parts:
     return parts._replace(unet=unet, text=text)
 
 
+def has_text_encoder(checkpoint: Path) -> bool:
+    """Whether a single file or a diffusers folder holds a text encoder, from names and headers alone."""
+    if not checkpoint.is_dir():
+        return any(key.startswith(_TEXT) for key in read_shapes(checkpoint))
+    pickled = checkpoint / "text_encoder" / "model.bin"  # refused when it is read
+    return _folder_file(checkpoint, "text_encoder", "model") is not None or pickled.exists()
+
+
 def read_parts(checkpoint: Path) -> Parts:
     """Read a single file or a diffusers folder."""
     return _read_folder(checkpoint) if checkpoint.is_dir() else _read_single_file(checkpoint)
@@ -122,7 +132,7 @@ def _read_single_file(path: Path) -> Parts:
     tensors = read_tensors(path)
     require_kind(path, shapes_of(tensors), ("sd15",), "a checkpoint")
     has_vae = any(key.startswith("first_stage_model.") for key in tensors)
-    text = {key: value for key, value in tensors.items() if key.startswith("cond_stage_model.")}
+    text = {key: value for key, value in tensors.items() if key.startswith(_TEXT)}
     return Parts(unet_from_ldm(tensors), vae_from_ldm(tensors) if has_vae else None, text or None)
 
 

@@ -3,9 +3,10 @@
 Masks are float32. Pictures are float32, or of three channels and float16, bfloat16 or, where they are in 0..1, uint8,
 whose 255 stands for 1: an op gives what it would give for their values in float32, rounded to the nearest. Inputs may
 be read-only. A result is float32, of the kind of the first input, torch or NumPy. The ``_into`` forms write to memory
-of the caller's, of any of these types, which must not overlap an input, and return it. Work is shared among
-:func:`num_threads` threads, without the GIL. Tensors on a CUDA device are worked on there, in torch's current stream of
-that device, and nothing waits for it; the bits are the same. Under a CUDA graph's capture the work is recorded.
+of the caller's, of any of these types, and return it. What is written must have no memory in common with what is read.
+Work is shared among :func:`num_threads` threads, without the GIL. Tensors on a CUDA device are worked on there, in
+torch's current stream of that device, and nothing waits for it; the bits are the same. Under a CUDA graph's capture the
+work is recorded.
 
 Raises :class:`~animdetail_trt.errors.InputError` for an argument of a wrong type, shape, dtype, device or value, and
 :class:`~animdetail_trt.errors.DeviceError` for what CUDA refuses, and where there is no memory for a result. Values are
@@ -23,11 +24,16 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 import torch
 
-from animdetail_trt import _C
 from animdetail_trt.checks import is_whole
-from animdetail_trt.errors import DeviceError, InputError, is_out_of_memory
+from animdetail_trt.errors import DeviceError, InputError, UnavailableError, is_out_of_memory
+from animdetail_trt.extras import BUILD_COMMAND
 from animdetail_trt.ops import reference
 from animdetail_trt.segs import CropRegion
+
+try:
+    from animdetail_trt import _C
+except ImportError as error:
+    raise UnavailableError(f"the native extension cannot be imported: {error}. Run: {BUILD_COMMAND}") from error
 
 Array: TypeAlias = "torch.Tensor | np.ndarray[Any, np.dtype[Any]]"
 ArrayT = TypeVar("ArrayT", torch.Tensor, "np.ndarray[Any, np.dtype[Any]]")
