@@ -99,16 +99,6 @@ def test_imports_go_down() -> None:
     assert wrong == {}
 
 
-def test_a_number_that_many_parts_need_is_written_once() -> None:
-    defined = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PIXELS_PER_LATENT"
-    }
-    assert defined == {"geometry.py"}
-
-
 def test_only_native_imports_the_extension() -> None:
     importers = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if "_C" in imports_of(p)}
     assert importers <= {"ops/native.py", "cli/doctor.py"}

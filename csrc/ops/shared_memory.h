@@ -46,8 +46,11 @@ class Distances {
     step = std::abs(step);
     const auto end = terms_.begin() + count_;
     const auto same = std::find_if(terms_.begin(), end, [&](const Term& term) { return term.step == step; });
-    if (same == end) terms_[count_++] = {step, most};
-    if (same != end) same->most += most;
+    if (same == end) {
+      terms_[count_++] = {step, most};
+    } else {
+      same->most += most;
+    }
   }
 
   bool reach(int64_t distance) {
@@ -62,7 +65,7 @@ class Distances {
 
   // Long steps first: where axes nest, what the shorter ones can add leaves one number of the long ones, or two.
   bool reach_from(int index, int64_t distance) {
-    if (--patience_ < 0) return true;  // strides that do not nest: it cannot be ruled out
+    if (--tries_left_ < 0) return true;  // strides that do not nest: it cannot be ruled out
     int64_t rest = 0;
     for (int i = index; i < count_; ++i) rest += terms_[i].step * terms_[i].most;
     if (distance < 0 || distance > rest) return false;
@@ -79,7 +82,7 @@ class Distances {
   std::array<Term, 10> terms_{};
   int count_ = 0;
   int64_t start_ = 0;
-  int patience_ = 10000;
+  int tries_left_ = 10000;
 };
 
 inline bool share_memory(const Footprint& a, const Footprint& b) {

@@ -64,6 +64,9 @@ def test_checkpoints_without_a_text_encoder(refused: Callable[..., str], tmp_pat
     assert f"--checkpoint {tmp_path / 'bare.safetensors'} {told}" in refused(checkpoint=tmp_path / "bare.safetensors")
     (tmp_path / "diffusers" / "unet").mkdir(parents=True)
     assert told in refused(checkpoint=tmp_path / "diffusers")
+    (tmp_path / "diffusers" / "text_encoder").mkdir()
+    (tmp_path / "diffusers" / "text_encoder" / "pytorch_model.bin").touch()
+    assert told not in refused(checkpoint=tmp_path / "diffusers", fps="8")  # refused when it is read
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.fp16.safetensors"])

@@ -45,22 +45,26 @@ def test_finds_the_man_in_carphone() -> None:
 @needs_clip
 @needs_detector
 def test_a_mask_goes_with_the_face() -> None:
-    """Each frame's mask lies where a look at that frame alone finds the face."""
+    """Each frame's mask lies where a look at that frame alone finds the face; one mask for all does not."""
     from animdetail_trt.media.pixels import to_uint8
     from animdetail_trt.media.video import probe_video, read_video
 
     frames, *_ = read_video(probe_video(carphone()))
     detector = FaceDetector()
-    _, [seg] = detect_objects(frames, detector, each_frame=True, mask="box", min_confidence=0.9, margin=0)
-    left, top, _, _ = seg.crop_region
-    assert len(seg.cropped_mask) == len(frames)
-    off = []
-    for index in range(0, len(frames), 12):
-        rows, columns = np.nonzero(seg.cropped_mask[index].numpy())
-        x1, y1, x2, y2 = detector.find(to_uint8(frames[index]))[0].bbox
-        middle = np.array([columns.mean() + 0.5 + left, rows.mean() + 0.5 + top])
-        off.append(np.hypot(*(middle - ((x1 + x2) / 2, (y1 + y2) / 2))))
-    assert np.max(off) < 2  # of a face 50 wide; measured: 0.6, and 14 of the one mask for all frames
+    looks = {index: detector.find(to_uint8(frames[index]))[0].bbox for index in range(0, len(frames), 12)}
+
+    def farthest(*, each_frame: bool) -> float:
+        _, [seg] = detect_objects(frames, detector, each_frame=each_frame, mask="box", min_confidence=0.9, margin=0)
+        masks = seg.cropped_mask.expand(len(frames), -1, -1)
+        off = []
+        for index, (x1, y1, x2, y2) in looks.items():
+            rows, columns = np.nonzero(masks[index].numpy())
+            middle = np.array([columns.mean() + 0.5, rows.mean() + 0.5]) + seg.crop_region[:2]
+            off.append(np.hypot(*(middle - ((x1 + x2) / 2, (y1 + y2) / 2))))
+        return max(off)
+
+    # Measured, of a face 50 wide: 0.6 and 14.2 with OpenCV 4.14; 2.0, a shake that is smoothed, and 14.4 with 5.0.
+    assert farthest(each_frame=True) < farthest(each_frame=False) / 4
 
 
 @needs_clip

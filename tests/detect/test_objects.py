@@ -170,6 +170,15 @@ def test_a_thing_that_is_gone_has_no_mask() -> None:
     assert not there[49:].any()
 
 
+def test_half_a_second_is_enough_where_the_rest_has_no_mask() -> None:
+    """A quarter of 120 frames, then elsewhere; a slip of the detector is not."""
+    answers = [[face(20, 30)] * (20 <= index < 50) + [face(90, 30)] * (80 <= index < 92) for index in range(120)]
+    answers[70] = [face(60, 70)]
+    _, segs = detect_objects(torch.zeros(120, 120, 160, 3), Script(*answers), each_frame=True)
+    assert sorted(round(seg.bbox[0] / 10) for seg in segs) == [2, 9]
+    assert detect_objects(torch.zeros(120, 120, 160, 3), Script(*answers), sample_count=120)[1] == []
+
+
 def test_a_clip_of_one_frame() -> None:
     _, [seg] = detect_objects(torch.zeros(1, 80, 120, 3), Script([face(40, 30)]), each_frame=True)
     assert seg.cropped_mask.shape[0] == 1

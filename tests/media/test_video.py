@@ -19,6 +19,7 @@ from animdetail_trt.errors import MediaError
 from animdetail_trt.media.video import (
     VideoStyle,
     _decode,
+    _shown,
     check_video_output,
     probe_video,
     read_mask_video,
@@ -156,6 +157,27 @@ def test_a_last_frame_that_is_held_stays_as_long(tmp_path: Path, suffix: str, st
             assert container.duration == (stamps[-1] + 3000) * 1000  # microseconds
             *_, last = container.decode(video=0)
             assert last.duration * last.time_base == 3
+
+
+@pytest.mark.parametrize("paused", range(1, 10))
+def test_a_pause_in_the_middle_is_no_long_end(tmp_path: Path, paused: int) -> None:
+    """With B-frames an MP4's last frame tells of a gap elsewhere."""
+    stamps = [33 * index + 1000 * (index >= paused) for index in range(10)]
+    path = make_video(tmp_path / "in.mp4", patches(64, 48, 10), time_base=Fraction(1, 1000), stamps=stamps)
+    info = probe_video(path)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.has_b_frames
+    rewrite(path, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.duration <= 1e6 * (stamps[-1] / 1000 + 1 / info.style.rate) + 1000
+
+
+def test_stamps_that_were_rounded_are_one_time_for_all() -> None:
+    """Of 30 frames a second, to milliseconds, as MKV holds them: B-frames are worth a fifth of the file."""
+    style = VideoStyle(Fraction(30), Fraction(1, 16000))
+    rounded = [16 * round(1000 * index / 30) for index in range(90)]
+    assert _shown(rounded, None, style) == {}
+    assert _shown([*rounded[:40], *(stamp + 160 for stamp in rounded[40:])], None, style) != {}
 
 
 def test_constant_rate_is_kept_exactly(tmp_path: Path) -> None:

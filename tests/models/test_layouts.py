@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import animdetail_trt as adt
 from animdetail_trt.errors import CheckpointError
-from animdetail_trt.models import motion
+from animdetail_trt.models import files, motion
 from animdetail_trt.models.checkpoint import Placement, read_shapes, recognise, require_kind
 from animdetail_trt.models.unet import build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, vae_from_ldm
@@ -170,6 +170,21 @@ def test_missing_and_damaged_files(tiny: Path, tmp_path: Path) -> None:
         adt.load_pipe(empty)
     with pytest.raises(CheckpointError, match="no diffusers folder.* Give the folder that holds unet and vae"):
         adt.load_pipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "stem", "name"),
+    [
+        ("unet", "diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model", "pytorch_model.bin"),
+    ],
+)
+def test_a_pickle_in_a_folder_is_refused_unread(tmp_path: Path, part: str, stem: str, name: str) -> None:
+    """By the names that diffusers gives them."""
+    (tmp_path / part).mkdir()
+    (tmp_path / part / name).write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        files._folder_part(tmp_path, part, stem)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])

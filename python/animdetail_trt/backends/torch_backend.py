@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import EngineError, is_out_of_memory
+from animdetail_trt.geometry import PIXELS_PER_LATENT
 
 # Of the activations that one call may hold.
 UNET_MEMORY_BYTES = 2 << 30
@@ -38,7 +39,8 @@ class TorchUNet:
         """At the widest level about 32 tensors of the first block's channels are alive (ComfyUI's estimate: 0.01 MiB
         per latent pixel and byte)."""
         channels: int = self.module.config.block_out_channels[0]
-        bytes_per_frame = 32 * channels * (width // 8) * (height // 8) * self.dtype.itemsize
+        latents = (width // PIXELS_PER_LATENT) * (height // PIXELS_PER_LATENT)
+        bytes_per_frame = 32 * channels * latents * self.dtype.itemsize
         return max(1, self.memory_bytes // bytes_per_frame)
 
     @torch.inference_mode()

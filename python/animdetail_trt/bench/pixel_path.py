@@ -62,9 +62,6 @@ PIXEL_SIDES: dict[str, Callable[[Tensor, Sequence[Segment], int, StandInVae], Te
 }
 
 
-WORKING_COPY = "working copy"
-
-
 def measure_ops(scenario: Scenario, runs: int = 15) -> list[dict[str, Any]]:
     """Each op of the CPU's pixel path on all frames of one segment: the bytes that it must move, and its times."""
     frames, segment = make_frames(scenario.frames, scenario.width, scenario.height), _segments_of(scenario)[0]
@@ -73,7 +70,7 @@ def measure_ops(scenario: Scenario, runs: int = 15) -> list[dict[str, Any]]:
     patch = torch.zeros(len(frames), *segment.mask.shape, 3)
     mask = ops.feather_mask(segment.mask, scenario.feather)
     calls: list[tuple[str, int, Callable[[], object]]] = [
-        (WORKING_COPY, 2 * frames.numel(), lambda: canvas.copy_(frames)),
+        ("working copy", 2 * frames.numel(), lambda: canvas.copy_(frames)),
         (
             "crop_resize_to_vae_into",
             patch.numel() + pixels.numel(),

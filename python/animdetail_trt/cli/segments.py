@@ -89,13 +89,13 @@ def detector_finder(
         )
 
     def find(clip: Clip, looked: Callable[[int], None]) -> SEGS:
-        from animdetail_trt.detect.objects import MIN_PRESENCE, detect_objects
+        from animdetail_trt.detect.objects import detect_objects
 
         segs = detect_objects(clip.frames, detector, min_confidence=least, looked=looked, **options)
         if not segs[1]:
             raise InputError(
-                f"no {sought} of confidence {least:g} or more was found in {clip.source.path}, or in less than "
-                f"{MIN_PRESENCE:.0%} of it. Lower --min-confidence, or name the region with --masks or --segs."
+                f"no {sought} of confidence {least:g} or more was found in {clip.source.path}, or too seldom. "
+                "Lower --min-confidence, or name the region with --masks or --segs."
             )
         return segs
 

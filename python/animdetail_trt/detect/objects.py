@@ -22,6 +22,8 @@ from animdetail_trt.smoothing import Floats
 
 MIN_PRESENCE = 0.3
 """Part of the frames looked at in which a thing must be seen."""
+ENOUGH_FRAMES = 12
+"""In which a thing must be seen at most, where all are looked at and the others get no mask."""
 _STRAY = 0.1
 """Part of what was seen that moves nothing where one mask is for all frames: a detector's slips."""
 
@@ -49,8 +51,9 @@ def detect_objects(
     Up to ``sample_count`` frames, evenly spread, are searched for what has ``min_confidence``; boxes of one label that
     overlap from sample to sample are one thing, kept if it is seen in ``min_presence`` of them. One mask (h, w) covers
     where it goes (from the 10 % to the 90 % quantile of each side, so that one stray box moves nothing). With
-    ``each_frame`` all frames are searched, and each has a mask of its own, (f, h, w), where the thing is in it; where
-    it is unseen for up to 8 frames the mask goes on, for longer it is 0.
+    ``each_frame`` all frames are searched, and each has a mask of its own, (f, h, w), where the thing is in it; the
+    mask goes on up to 8 frames from where it was seen, farther away it is 0, and half a second (12 frames) of presence
+    is enough.
 
     The mask is a box or the oval in it, both widened by ``margin`` of the size on every side, or the silhouette that a
     segmentation model draws, with a soft edge of ``margin`` around it; None takes that where there is one, else the
@@ -67,7 +70,10 @@ def detect_objects(
         found.append(detector.find(to_uint8(frames[int(index)]), min_confidence))
         looked(len(found))
     draw = _Drawing((width, height), crop_factor, mask, margin)
-    tracks = [track for track in link_boxes(found) if len(track) >= max(1, min_presence * looks)]
+    least = max(1.0, min_presence * looks)
+    if each_frame:
+        least = min(least, ENOUGH_FRAMES)
+    tracks = [track for track in link_boxes(found) if len(track) >= least]
     segs = [draw.each_frame(track, count) if each_frame else draw.once(track) for track in tracks]
     return (height, width), sorted(segs, key=lambda seg: -area(seg.bbox))
 

@@ -19,7 +19,7 @@ _SAME_THING_IOU = 0.2
 _SHAKE_PERIOD = 6
 """Frames: a box that swings this fast is shaken by its detector, half of it at least."""
 _BLINK = 8
-"""Frames: a thing that is unseen for this long, before, between or after, is still there; for longer it is gone."""
+"""Frames: so near to one in which it was seen, before or after, a thing that is unseen is still there."""
 
 
 def link_boxes(samples: Sequence[Sequence[Detection]]) -> list[Track]:

@@ -20,24 +20,9 @@ OnFrame = Callable[[int], None]
 
 
 _SHOWN = (
-    *(
-        ".avif",
-        ".bmp",
-        ".dib",
-        ".dpx",
-        ".exr",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jfif",
-        ".jp2",
-        ".jxl",
-        ".pbm",
-        ".pgm",
-        ".pnm",
-    ),
-    *(".ppm", ".tga", ".tif", ".tiff", *video.VIDEO_SUFFIXES, ".avi", ".m2ts", ".mpeg", ".mpg", ".mts", ".ts", ".wmv"),
-)
+    ".avif", ".bmp", ".dib", ".dpx", ".exr", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm",
+    ".ppm", ".tga", ".tif", ".tiff", ".avi", ".m2ts", ".mpeg", ".mpg", ".mts", ".ts", ".wmv", *video.VIDEO_SUFFIXES,
+)  # fmt: skip
 """Images and videos that are not read out of a folder, though they may have been meant."""
 
 

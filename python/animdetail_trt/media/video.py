@@ -171,6 +171,8 @@ def _read(
                 )
             if on_frame:
                 on_frame(len(pictures))
+        if stream.codec_context.has_b_frames and "mp4" in container.format.name:
+            last = None  # it holds the time to the frame that is decoded next, which is another
         _check_whole(stream, stamps, last, info)
     return to_float(pictures), stamps, last
 
@@ -446,10 +448,12 @@ def _constant_stamps(count: int, style: VideoStyle) -> list[int]:
 
 
 def _shown(stamps: Sequence[int], last: int | None, style: VideoStyle) -> dict[int, int]:
-    """How many ticks each frame is shown, by its time stamp; nothing where it is one time for all, rounded."""
+    """How many ticks each frame is shown, by its time stamp; nothing where it is one time for all, nearly."""
     last = last or round(1 / style.rate / style.time_base)
     shown = {stamp: end - stamp for stamp, end in pairwise((*stamps, stamps[-1] + last))}
-    return shown if max(shown.values()) - min(shown.values()) > 1 else {}
+    apart = max(shown.values()) - min(shown.values())
+    # Stamps may have been rounded on the way: to a tick here, to a millisecond in .mkv.
+    return shown if apart > 1 and apart * style.time_base > 1 / (10 * style.rate) else {}
 
 
 def _size_of(picture: np.ndarray) -> str:

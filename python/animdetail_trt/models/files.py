@@ -119,8 +119,8 @@ def has_text_encoder(checkpoint: Path) -> bool:
     """Whether a single file or a diffusers folder holds a text encoder, from names and headers alone."""
     if not checkpoint.is_dir():
         return any(key.startswith(_TEXT) for key in read_shapes(checkpoint))
-    pickled = checkpoint / "text_encoder" / "model.bin"  # refused when it is read
-    return _folder_file(checkpoint, "text_encoder", "model") is not None or pickled.exists()
+    # A pickled one is refused when it is read.
+    return _folder_file(checkpoint, "text_encoder", "model") is not None or bool(_pickles(checkpoint / "text_encoder"))
 
 
 def read_parts(checkpoint: Path) -> Parts:
@@ -176,6 +176,11 @@ def _folder_file(folder: Path, part: str, stem: str) -> Path | None:
 def _folder_part(folder: Path, part: str, stem: str) -> StateDict | None:
     if path := _folder_file(folder, part, stem):
         return read_tensors(path)
-    if (folder / part / f"{stem}.bin").exists():
-        read_tensors(folder / part / f"{stem}.bin")  # raises: a pickle is refused
+    for pickled in _pickles(folder / part):
+        read_tensors(pickled)  # raises
     return None
+
+
+def _pickles(folder: Path) -> list[Path]:
+    """diffusion_pytorch_model.bin, or a text encoder's pytorch_model.bin."""
+    return sorted(folder.glob("*.bin"))

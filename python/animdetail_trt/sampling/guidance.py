@@ -14,6 +14,7 @@ from torch import Tensor
 
 from animdetail_trt.backends.batches import Batches
 from animdetail_trt.backends.interface import UNetRunner
+from animdetail_trt.geometry import PIXELS_PER_LATENT
 from animdetail_trt.sampling.conditioning import Entry, with_counterparts, within
 from animdetail_trt.sampling.context import ContextOptions, Window, frames_of, fuse, windows
 from animdetail_trt.sampling.control import control_residuals
@@ -105,7 +106,7 @@ class Guided:
         for alike in kinds.values():
             entry, frames = alike[0].entry, len(alike[0].window)
             height, width = within(x, entry.area).shape[-2:]
-            at_once = max(1, self.unet.frames_per_call(8 * width, 8 * height) // frames)
+            at_once = max(1, self.unet.frames_per_call(PIXELS_PER_LATENT * width, PIXELS_PER_LATENT * height) // frames)
             size = frames, height, width, entry.tokens.shape, entry.control is None
             run = partial(self._call, alike, x, sigma)
             found += zip(alike, chain.from_iterable(self.batches.run(size, len(alike), at_once, run)), strict=True)
