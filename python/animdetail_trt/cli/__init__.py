@@ -18,6 +18,7 @@ from types import FrameType
 
 from animdetail_trt import __version__
 from animdetail_trt.cli import bench, build_engines, comfyui, detail, doctor, engines
+from animdetail_trt.cli.heap import keep_freed_memory
 from animdetail_trt.errors import AnimDetailError
 
 EXIT_ERROR = 2
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a tick or a name that the terminal's encoding lacks
+    keep_freed_memory()
     try:
         args = build_parser().parse_args(argv)
         args.command_line = ["animdetail-trt", *(sys.argv[1:] if argv is None else argv)]
