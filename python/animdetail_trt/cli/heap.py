@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep the memory that tensors of up to 32 MiB leave, for the next ones.
 
     glibc's usual way gives much of it back after each layer, and the kernel clears every page anew for the one after:
-    a third of the time of the VAE's encoder on a CPU (benchmarks/README.md). Other C libraries stay as they are.
+    up to two fifths of the time of the VAE on a CPU (benchmarks/README.md). Other C libraries stay as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
