@@ -16,8 +16,8 @@ from animdetail_trt.geometry import PIXELS_PER_LATENT
 UNET_MEMORY_BYTES = 2 << 30
 UNET_MEMORY_SHARE = 0.25  # of a GPU's own
 VAE_MEMORY_BYTES = 2 << 30
-# Tensors of 8 MiB: larger ones leave the caches, and above 32 MiB the C library, whatever it is told (cli/heap.py), maps
-# fresh memory for each, whose page faults cost more than a larger call saves (benchmarks/README.md).
+# Tensors of 8 MiB: larger ones leave the caches, and above 32 MiB the C library maps fresh memory for each, in spite of
+# cli/heap.py, whose page faults cost more than a larger call saves (benchmarks/README.md).
 VAE_MEMORY_BYTES_ON_CPU = 32 << 20
 
 
