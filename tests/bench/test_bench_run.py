@@ -266,7 +266,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     none = Path("none")
     monkeypatch.setattr(bench_run.Run, "_measure", measure)
-    monkeypatch.setattr(bench_run.Run, "_measure_rates", lambda self: setattr(self, "rates", Rates(1e7, 1e8, 1e8)))
+    monkeypatch.setattr(
+        bench_run.Run, "_measure_rates", lambda self, runs=10: setattr(self, "rates", Rates(1e7, 1e8, 1e8))
+    )
     monkeypatch.setattr(bench_command, "_models", lambda *_: Models(none, none, CPU, "float32", "float32", none, none))
     return names
 

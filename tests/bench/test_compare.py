@@ -211,7 +211,9 @@ def test_what_time_was_over_for_is_a_note(run: Run, tmp_path: Path, monkeypatch:
         return a_result()["scenarios"][0] | {"name": scenario.name}  # type: ignore[no-any-return]
 
     monkeypatch.setattr(bench_run.Run, "_measure", measure)
-    monkeypatch.setattr(bench_run.Run, "_measure_rates", lambda self: setattr(self, "rates", Rates(1e7, 1e8, 1e8)))
+    monkeypatch.setattr(
+        bench_run.Run, "_measure_rates", lambda self, runs=10: setattr(self, "rates", Rates(1e7, 1e8, 1e8))
+    )
     models = SimpleNamespace(device=torch.device("cpu"), dtype="float32", vae_dtype="float32")
     ways: Any = SimpleNamespace(models=models, load_ms={})
     left_out = bench_run.Run(SUITES["quick"], ways, {}, 1.0, time.monotonic()).all(

@@ -145,6 +145,7 @@ class Run:
             self._bring_up_to_date()
             changed(self.report)
         document["complete"] = not document["left_out"]
+        self._measure_rates(runs=2)
         self._bring_up_to_date()
         progress("done", len(scenarios), len(scenarios))
         return self.report
@@ -226,7 +227,6 @@ class Run:
         before = readings(self.device)  # while it is warm
         times = self._time(scenario, subjects, effort)
         after = readings(self.device)
-        self._measure_rates(runs=2)
         base = next((name for name in (REFERENCE_WAY, TORCH) if name in times), None)
         if scenario.kind not in {one["kind"] for one in self.report.pictures}:
             outputs = {one.way: one.output for one in subjects}
