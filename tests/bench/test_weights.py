@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import animdetail_trt as adt
 from animdetail_trt.bench.weights import SD15, TINY, unet_shapes, vae_shapes, write_models
+from animdetail_trt.errors import MediaError
 from animdetail_trt.models.unet import unet_from_ldm
 from animdetail_trt.models.vae import vae_from_ldm
 
@@ -47,6 +48,20 @@ def test_tiny_models_load_and_run(tmp_path: Path) -> None:
     assert 0.1 < float(eps.std()) < 10
     pixels = pipe.vae.decode(torch.randn(1, 4, 8, 8))
     assert 0.1 < float(pixels.std()) < 1  # neither grey nor black and white
+
+
+def test_a_disk_that_is_full_for_them_is_told_of(tmp_path: Path) -> None:
+    """safetensors tells of it in an error of its own."""
+    resource = pytest.importorskip("resource")
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, most))
+    try:
+        with pytest.raises(MediaError, match="cannot write a model's weights to .*Free some space"):
+            write_models(tmp_path, TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert max((path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()), default=0) < 2 << 20
+    assert list(tmp_path.rglob(".animdetail-*")) == []
 
 
 @pytest.mark.parametrize("size", [SD15, TINY])

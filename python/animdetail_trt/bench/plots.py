@@ -17,8 +17,8 @@ from animdetail_trt.extras import install_command
 _COLOURS = dict(
     zip(WAYS, ("#999999", "#f0e442", "#56b4e9", "#0072b2", "#cc79a7", "#e69f00", "#009e73", "#d55e00"), strict=True)
 )
-_STAGES = {"encode": "#56b4e9", "sample": "#0072b2", "decode": "#e69f00", "paste": "#009e73", "hook": "#cc79a7"}
-_OTHER = "#999999"
+_STAGES = {"encode": "#56b4e9", "sample": "#0072b2", "decode": "#e69f00", "paste": "#009e73", "hook": "#cc79a7",
+           "other": "#999999"}  # fmt: skip
 _WIDTH_IN, _ROW_IN = 9.5, 0.2
 Document = Mapping[str, Any]
 
@@ -113,12 +113,11 @@ def stage_bars(document: Document) -> str:
         total = sum(stages.values()) + other_ms
         for stage, ms in (*stages.items(), ("other", other_ms)):
             share = 100 * ms / total
-            axes.barh(y, share, left=left, color=_STAGES.get(stage, _OTHER), height=0.75)
+            axes.barh(y, share, left=left, color=_STAGES.get(stage, _STAGES["other"]), height=0.75)
             if share > 6:
                 axes.annotate(f"{ms:.0f}", (left + share / 2, y), ha="center", va="center", fontsize=7, color="white")
             left += share
-    shown = {**_STAGES, "other": _OTHER}
-    handles = [axes.barh(0, 0, color=colour, label=stage) for stage, colour in shown.items() if stage != "hook"]
+    handles = [axes.barh(0, 0, color=colour, label=stage) for stage, colour in _STAGES.items() if stage != "hook"]
     figure.legend(handles=handles, ncols=len(handles), loc="upper center", frameon=False, fontsize=8)
     axes.set_xlim(0, 100)
     axes.set_xlabel("per cent of the whole; numbers are milliseconds")

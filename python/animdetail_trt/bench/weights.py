@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animdetail_trt.media.staging import staged_file
+from animdetail_trt.media.staging import write_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -126,10 +126,7 @@ def _shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _write(path: Path, shapes: Shapes) -> None:
-    from safetensors.torch import save_file
-
-    with staged_file(path) as partial:
-        save_file({key: _random(key, shape) for key, shape in shapes.items()}, partial)
+    write_weights(path, {key: _random(key, shape) for key, shape in shapes.items()})
 
 
 def _random(key: str, shape: tuple[int, ...]) -> Tensor:

@@ -15,9 +15,9 @@ from animdetail_trt.backends.torch_backend import TorchUNet
 from animdetail_trt.comfyui import host
 from animdetail_trt.comfyui.facts import ModelFacts
 from animdetail_trt.comfyui.settings import DetailerSettings
-from animdetail_trt.errors import AnimDetailError, MediaError
+from animdetail_trt.errors import AnimDetailError
 from animdetail_trt.extras import install_command
-from animdetail_trt.media.staging import staged_file
+from animdetail_trt.media.staging import write_weights
 from animdetail_trt.models.checkpoint import Placement, StateDict
 from animdetail_trt.models.engines import DTYPES, PRECISIONS, VARIANTS, source_of
 from animdetail_trt.models.files import ModelFiles
@@ -196,22 +196,8 @@ def _named(tensors: StateDict, folder: Path, write: bool) -> Path:
     path = folder / f"{_digest(tensors)}.safetensors"
     if write and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with staged_file(path) as scratch:
-            scratch.touch()
-            mode = scratch.stat().st_mode  # the user's choice; safetensors would keep other users from reading it
-            _save(tensors, scratch)
-            scratch.chmod(mode)
+        write_weights(path, tensors)
     return path
-
-
-def _save(tensors: StateDict, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({key: tensors[key].contiguous() for key in sorted(tensors)}, path)
-    except SafetensorError as error:
-        raise MediaError(f"cannot write a model's weights to {path.parent}: {error}. Free some space there") from error
 
 
 def _digest(tensors: StateDict) -> str:

@@ -104,10 +104,11 @@ class _Drawing:
         """With a mask for each frame, 0 where the thing is gone."""
         seen = list(track.values())
         boxes = follow_boxes(track, count)
-        bbox, crop_region = self._regions(boxes[np.isfinite(boxes[:, 0])], 0)
+        there = np.flatnonzero(np.isfinite(boxes[:, 0]))
+        bbox, crop_region = self._regions(boxes[there], 0)
         shape, soft_px, nearest = self._shape(seen), self._soft_px(seen), nearest_seen(track, count)
         masks = torch.zeros(count, *region_size(crop_region))
-        for index in np.flatnonzero(np.isfinite(boxes[:, 0])):
+        for index in there:
             if shape != "silhouette":
                 masks[index] = region_mask(widened(boxes[index], self.margin), crop_region, shape)
                 continue

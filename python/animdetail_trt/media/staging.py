@@ -10,11 +10,15 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from animdetail_trt.errors import MediaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -32,6 +36,26 @@ def staged_file(target: Path) -> Iterator[Path]:
             partial.replace(target.resolve())
     finally:
         _remove(partial)
+
+
+def write_weights(target: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a model's tensors to the safetensors file ``target``, without a second copy of them in memory.
+
+    Raises MediaError as ``staged_file``: safetensors has an error of its own for what the system says.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with staged_file(target) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # the user's choice; safetensors would keep other users from reading it
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial)
+        except SafetensorError as error:
+            raise MediaError(
+                f"cannot write a model's weights to {target.parent}: {error}. Free some space there"
+            ) from error
+        partial.chmod(mode)
 
 
 @contextmanager
