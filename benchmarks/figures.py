@@ -55,8 +55,8 @@ def pixels(page: Path) -> str:
     return "\n".join([
         f"The pixel path, {job} ({machine}; [the run]({link_to(_PIXELS, page)})):", "",
         f"| | median of {count} | memory beyond input and output |", "| --- | --- | --- |", *rows, "",
-        f"That is {ours['speedup']:.0f} times ({min(rounds):.0f} to {max(rounds):.0f} in single rounds) and "
-        f"{floor['floor_ms'] / ours['median_ms']:.0%} of what this machine's memory can copy."
+        f"That is {ours['speedup']:.0f} times as fast ({min(rounds):.0f} to {max(rounds):.0f} in single rounds), and "
+        f"{floor['floor_ms'] / ours['median_ms']:.0%} of the speed at which this machine copies memory."
         .replace("%", " %"), "", what_is_not_here(document), "",
     ])  # fmt: skip
 
@@ -67,10 +67,10 @@ def headline(page: Path) -> str:
     sizes, results = scenario["sizes"], {one["backend"]: one for one in scenario["results"]}
     before, after = results["reference"], results["native"]
     return (
-        f"On {document['machine']['usable_processors']} processors all work around the models, for {sizes['frames']} "
-        f"frames and {sizes['segments']} segments,\ntakes **{after['median_ms']:.0f} ms instead of "
-        f"{before['median_ms']:.0f}**, and {after['peak_host_bytes'] / MIB:.0f} MiB instead of "
-        f"{before['peak_host_bytes'] / MIB:.0f}: [Speed](#speed).\n"
+        f"On {document['machine']['usable_processors']} processors, all the work around the models for "
+        f"{sizes['frames']} frames and {sizes['segments']} segments takes\n**{after['median_ms']:.0f} ms instead of "
+        f"{before['median_ms']:.0f} ms**, and {after['peak_host_bytes'] / MIB:.0f} MiB of memory instead of "
+        f"{before['peak_host_bytes'] / MIB:.0f} MiB: see [Speed](#speed).\n"
     )
 
 
