@@ -38,25 +38,31 @@ OPTIONS = {
 
 HEAD = """# Samplers and schedulers
 
-Made by `python benchmarks/sampling_distance.py --output docs/sampling.md` on {processor}, torch {torch}, one thread.
+`python benchmarks/sampling_distance.py --output docs/sampling.md` wrote this page on {processor}, torch {torch}, one
+thread. It lists each sampler and scheduler with its source, and how far its result is from the reference's.
 
-Distances are relative norms to what the reference gave for the same inputs (`tests/golden`), over a whole run with
-the tiny checkpoints: 6 steps of karras at denoise 0.7, and 4 steps of normal at 0.6 through a soft noise mask and a v2
-motion module. The tolerance is 1e-4; the reference itself moves by up to 6e-6 when it uses another number of threads.
+A distance is the relative norm of the difference from what the reference gave for the same inputs (`tests/golden`),
+over a whole run with the tiny checkpoints. "Plain" is 6 steps of karras at denoise 0.7. "Masked, motion" is 4 steps of
+normal at denoise 0.6, through a soft noise mask and a v2 motion module. The tolerance is 1e-4. The reference itself
+moves by up to 6e-6 when it uses another number of threads.
 
 """
 CHAOS = """
-† Not within the tolerance, and not to be had: the run amplifies rounding. The reference run on this project's machine
-(AMD EPYC) is 5.7e-4 (lcm), 2.6e-3 (ddim) and 2.1e-2 (uni_pc) from its own golden outputs, which were made on another
-machine, and moves by up to 3.0e-3, 2.5e-3 and 2.1e-2 when the latent is changed by one part in ten million. On one and
-the same machine, on a CPU in float32, ours gives the reference's bits for euler, euler_ancestral, dpmpp_2m, lcm and
-ddim here. The test asks that ours be no farther from the golden latent than three times what the largest of eight
-random changes of one part in a million moves ours (5.4e-4, 2.5e-3 and 2.2e-2 on this machine): eight are a sample of
-what rounding is carried to, not its bound, as the reference's own 3.0e-3 shows for lcm.
+† On this project's AMD EPYC these runs are not within the tolerance and cannot be, because they amplify rounding:
 
-Where a schedule asks for the very middle of two trained levels (sgm_uniform in an even number of steps with an lcm
-module, say), the reference takes the one to which its processor's float32 logarithm rounds. Here logarithms are rounded
-correctly, which gives the golden case's level; the reference run on this machine takes the other.
+- The reference, run on that machine, is 5.7e-4 (lcm), 2.6e-3 (ddim) and 2.1e-2 (uni_pc) from its own golden outputs,
+  which were made on another machine.
+- It moves by up to 3.0e-3, 2.5e-3 and 2.1e-2 when the latent changes by one part in ten million.
+- On one and the same machine, on a CPU in float32, this package gives the reference's bits for euler, euler_ancestral,
+  dpmpp_2m, lcm and ddim in these runs.
+
+The test changes the latent eight times at random by one part in a million and takes the largest move of our result
+(5.4e-4, 2.5e-3 and 2.2e-2 on that machine). Our distance from the golden latent may be at most three times that. Eight
+changes are a sample of how far rounding is carried, not a bound on it, as the reference's own 3.0e-3 shows for lcm.
+
+A schedule may ask for the exact middle of two trained levels, as sgm_uniform does in an even number of steps with an
+lcm module. The reference then takes the level to which its processor's float32 logarithm rounds. This package rounds
+logarithms correctly, which gives the level of the golden case; the reference, run on that machine, takes the other.
 """
 
 
