@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from animdetail_trt.bench import plots
+from animdetail_trt.bench.growth import QUADRATIC
 from animdetail_trt.bench.results import write_text
 from animdetail_trt.bench.run import Report
 from animdetail_trt.bench.tables import (
     QUALITY_HEADS,
     absent_lines,
-    growth_lines,
-    headline,
+    facts,
     quality_cells,
     speed_cells,
     speed_heads,
@@ -26,7 +26,9 @@ h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse; font-size: 12.5px; width: 100% }
 th, td { padding: 2px 7px; text-align: right; border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
-td:nth-child(4) { white-space: nowrap } tr.first td { border-top: 1px solid #888 }
+.facts { width: auto } .facts th { font-weight: 600; vertical-align: top; white-space: nowrap } .facts td { border: 0 }
+.facts th { border: 0 } .flagged { color: #c00; font-weight: 600 }
+td:nth-child(4) { white-space: nowrap } tr.first td { border-top: 2px solid #bbb }
 svg { width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555; font-size: 13px }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin-bottom: 1.5em }
 .pictures img { width: 100%; image-rendering: pixelated; border: 1px solid #ccc }
@@ -49,7 +51,7 @@ def page(report: Report) -> str:
         [
             "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-            f"<h1>{escape(title)}</h1>", _machine(document), _failures(document),
+            f"<h1>{escape(title)}</h1>", _facts(document), _failures(document),
             *_section("Speed", plots.ratio_bars(document), "Bars: ratio of the medians. Black lines: from the slowest "
                       "of the single rounds to the fastest. Right of 1 is faster."),
             *_section("Figures", _table(document), "Speedup is against the reference's way, or torch eager where that "
@@ -57,9 +59,9 @@ def page(report: Report) -> str:
             *_section("Stages", plots.stage_bars(document), "What the node's stages take, summed over the segments."),
             *_section("Distance to the limit", plots.roofline(document), "Roofs are measured in the same run. "
                       "What runs both the UNet and the VAE lies below a roof between theirs."),
-            *_section("Growth", plots.growth_curves(document), ""),
-            _list(growth_lines(document)),
-            "<h2>Pictures</h2>", *map(_pictures, report.pictures),
+            *_section("Growth", plots.growth_curves(document) + _growth(document), "k of a x^k, fitted to the time "
+                      f"or memory of three sizes or more. Red: more than linear in frames, above {QUADRATIC}."),
+            *(("<h2>Pictures</h2>", *map(_pictures, report.pictures)) if report.pictures else ()),
             "<h2>Absent</h2>", _list(absent_lines(document)),
             "</body></html>",
         ]
@@ -70,12 +72,19 @@ def _section(title: str, body: str, caption: str) -> tuple[str, str]:
     return f"<h2>{escape(title)}</h2>", f"<figure>{body}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _machine(document: dict[str, Any]) -> str:
-    lines = [*headline(document).strip().splitlines(), f"{document['started']}, {document['elapsed_s']:.0f} s"]
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
-    loads = ", ".join(f"{name} {ms / 1e3:.1f} s" for name, ms in document["load_ms"].items())
-    lines += [versions, f"models loaded in: {loads}" if loads else "", "" if document["complete"] else _INCOMPLETE]
-    return "<p>" + "<br>".join(escape(line) for line in lines if line) + "</p>"
+def _facts(document: dict[str, Any]) -> str:
+    """What the figures hold for: a table of two columns."""
+    seconds = {name: f"{ms / 1e3:.1f} s" for name, ms in document["load_ms"].items()}
+    versions = {name: version for name, version in document["versions"].items() if version}
+    rows = {
+        **facts(document),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "models loaded in": ", ".join(f"{name} {time}" for name, time in seconds.items()),
+        "run": f"{document['started']}, {document['elapsed_s']:.0f} s",
+        "": "" if document["complete"] else _INCOMPLETE,
+    }
+    cells = (f"<tr><th>{escape(name)}</th><td>{escape(told)}</td></tr>" for name, told in rows.items() if told)
+    return f'<table class="facts">{"".join(cells)}</table>'
 
 
 def _failures(document: dict[str, Any]) -> str:
@@ -100,6 +109,26 @@ def _table(document: dict[str, Any]) -> str:
     names = ("scenario", "backend", *speed_heads(document), *QUALITY_HEADS)
     heads = "".join(f"<th>{escape(name)}</th>" for name in names)
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _growth(document: dict[str, Any]) -> str:
+    """A row for each kind and backend, a column for each measure and axis that has an exponent."""
+    fits = {(one["kind"], one["backend"], one["of"], one["axis"]): one for one in document["growth"]}
+    columns = list(dict.fromkeys((of, axis) for _, _, of, axis in fits))
+    if not columns:
+        return ""
+    heads = "".join(f"<th>{escape(f'{of}, {axis}')}</th>" for of, axis in columns)
+    rows = []
+    for kind, backend in dict.fromkeys((kind, backend) for kind, backend, _, _ in fits):
+        cells = "".join(_exponent(fits.get((kind, backend, *column))) for column in columns)
+        rows.append(f"<tr><td>{escape(kind)}</td><td>{escape(backend)}</td>{cells}</tr>")
+    return f"<table><thead><tr><th>kind</th><th>backend</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _exponent(fit: dict[str, Any] | None) -> str:
+    if fit is None:
+        return "<td>-</td>"
+    return f'<td class="{"flagged" if fit["flagged"] else ""}">{fit["exponent"]:.2f}</td>'
 
 
 def _pictures(pair: dict[str, Any]) -> str:

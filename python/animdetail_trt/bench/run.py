@@ -255,9 +255,11 @@ class Run:
         cuda = self.device.type == "cuda"
         way = TORCH if self.ways.is_float32 and not cuda else TRUTH  # on a GPU torch runs with other switches
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if cuda else nullcontext():
-            if way == TORCH:  # it is timed as well, and its first call told: counting would add to that
+            if way == TORCH:  # timed as well, so its operations are counted in the second call, not the first
                 subject = self._first_call(scenario, way, inputs)
-                _, unet_flops, vae_flops = count_flops(lambda: subject.job.run(0))
+                counted, subject.peak = measure_peak(lambda: count_flops(lambda: subject.job.run(0)), self.device)
+                output, unet_flops, vae_flops = counted
+                subject.output = _frames(scenario, output)
                 return Truth(subject, unet_flops, vae_flops, subject.first_call_ms / 1e3)
             job = make_job(scenario, way, self.ways, inputs)  # which may load models
             begun = time.monotonic()
@@ -294,17 +296,16 @@ class Run:
 
     def _warm(self, scenario: Scenario, way: str, inputs: Inputs, truth: Truth) -> Subject:
         """Called once or, where that does not take long, twice; the last call's memory is measured."""
-
-        def first() -> Subject:
-            return truth.subject if way == truth.subject.way else self._first_call(scenario, way, inputs)
-
-        if _on_host(scenario.kind, way):
-            subject = first()
+        on_host, is_truth = _on_host(scenario.kind, way), way == truth.subject.way
+        if is_truth and not on_host:  # called twice already
+            return truth.subject
+        if on_host:
+            subject = truth.subject if is_truth else self._first_call(scenario, way, inputs)
             peak = peak_in_own_process(self.suite.name, scenario.name, way, torch.get_num_threads())
-        elif truth.took_s > LONG_S and way != truth.subject.way:
-            subject, peak = measure_peak(first, self.device)
+        elif truth.took_s > LONG_S:
+            subject, peak = measure_peak(lambda: self._first_call(scenario, way, inputs), self.device)
         else:
-            subject = first()
+            subject = self._first_call(scenario, way, inputs)
             output, peak = measure_peak(lambda: subject.job.run(0), self.device)
             subject.output = _frames(scenario, output)
         # onnxruntime's arena keeps what earlier calls took.

@@ -19,7 +19,9 @@ MIB = 2**20
 
 def show_result(document: dict[str, Any], console: Console | None = None) -> None:
     console = console or open_console()
-    console.print(escape(headline(document)), highlight=False)
+    for name, told in facts(document).items():
+        if told:
+            console.print(f"{name + ':':8}{escape(told)}", highlight=False, soft_wrap=True)
     if any(scenario["results"] for scenario in document["scenarios"]):
         console.print(_results(document, speed_heads(document), speed_cells))
         console.print(_results(document, QUALITY_HEADS, quality_cells))
@@ -36,17 +38,18 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(width=100)
 
 
-def headline(document: dict[str, Any]) -> str:
-    machine, card = document["machine"], document["card"]
-    where = f"{machine['cpu']}, {machine['usable_processors']} processors, {document['threads']} of torch's threads"
-    if card is not None:
-        where = f"{card['name']}, driver {card['driver']}; {where}"
-    rates = document["rates"] or {}
+def facts(document: dict[str, Any]) -> dict[str, str]:
+    """What was measured, on what, and what that reaches; name -> words."""
+    machine, card, rates = document["machine"], document["card"], document["rates"] or {}
     units = {"copy_gb_per_s": "GB/s copied", "unet_gflop_per_s": "GFLOP/s (UNet's type)",
              "vae_gflop_per_s": "GFLOP/s (VAE's)"}  # fmt: skip
-    told = ", ".join(f"{rates[name]:.0f} {unit}" for name, unit in units.items() if name in rates)
-    model = f"models: {document['model']}, {document['dtype']}"
-    return f"{where}\n{model}; commit {document['commit']}; {told}\n"
+    return {
+        "GPU": "" if card is None else f"{card['name']}, driver {card['driver']}",
+        "CPU": f"{machine['cpu']}, {machine['usable_processors']} processors, {document['threads']} of torch's threads",
+        "limits": ", ".join(f"{rates[name]:.0f} {unit}" for name, unit in units.items() if name in rates),
+        "models": f"{document['model']}, {document['dtype']}",
+        "commit": str(document["commit"]),
+    }
 
 
 Cells = Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], list[str]]
