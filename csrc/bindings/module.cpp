@@ -56,9 +56,10 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
       py::arg("out"), py::arg("decoded"), py::arg("pass_order"), py::arg("stream") = 0, py::call_guard<release_gil>());
   module.def(
       "feather_mask",
-      [](const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha,
-         Stream stream) { feather_mask(out, mask, weights, fused, alpha, handle_of(stream)); },
-      py::arg("out"), py::arg("mask"), py::arg("weights"), py::arg("fused"), py::arg("alpha"), py::arg("stream") = 0,
+      [](const TensorView& out, const TensorView& mask, const TensorView& weights, double alpha, Stream stream) {
+        feather_mask(out, mask, weights, alpha, handle_of(stream));
+      },
+      py::arg("out"), py::arg("mask"), py::arg("weights"), py::arg("alpha"), py::arg("stream") = 0,
       py::call_guard<release_gil>());
   module.def(
       "alpha_paste",

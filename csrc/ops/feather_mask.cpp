@@ -3,7 +3,7 @@
 
 namespace animdetail {
 
-void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha,
+void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, double alpha,
                   void* stream) {
   const char* op = "feather_mask";
   check_input(op, {"mask", mask});
@@ -32,7 +32,6 @@ void feather_mask(const TensorView& out, const TensorView& mask, const TensorVie
   }
   job.weights = static_cast<const float*>(weights.data);
   job.radius = weights.shape[0] / 2;
-  job.fused = fused;
   job.factor = static_cast<float>(alpha / 255.0);
   if (job.count == 0 || job.height == 0 || job.width == 0) return;
   check(job.radius < std::min(job.height, job.width), op, ": a kernel of ", weights.shape[0],

@@ -37,10 +37,9 @@ class Blur {
       extend(mask + feather::reflect(y, job_.height) * job_.mask_strides[1],
              &extended_[(y - first + job_.radius) * stride_]);
     }
-    const auto blur_row = job_.fused ? rows::blur_fused : rows::blur;
     for (int64_t y = first; y < last; ++y) {
-      blur_row(&extended_[(y - first) * stride_], stride_, kernel_.data(), 2 * job_.radius + 1, blurred_.data(),
-               job_.width);
+      rows::blur(&extended_[(y - first) * stride_], stride_, kernel_.data(), 2 * job_.radius + 1, blurred_.data(),
+                 job_.width);
       float* row = out + y * job_.out_strides[1];
       for (int64_t x = 0; x < job_.width; ++x) row[x * job_.out_strides[2]] = blurred_[x] * job_.factor;
     }

@@ -8,23 +8,21 @@ namespace {
 
 using namespace feather;
 
-template <bool fused>
 __global__ __launch_bounds__(kThreads) void blur_tiles(const __grid_constant__ TileJob tiles, int64_t count) {
   extern __shared__ __align__(16) float shared[];
   for (int64_t index = blockIdx.x; index < count; index += gridDim.x) {
     const Tile tile = tile_at(tiles, index);
     load(tiles, tile, shared, threadIdx.x, kThreads);
     __syncthreads();
-    blur<fused>(tiles, tile, shared, threadIdx.x, kThreads);
+    blur(tiles, tile, shared, threadIdx.x, kThreads);
     __syncthreads();
   }
 }
 
-template <bool fused>
 __global__ __launch_bounds__(kThreads) void blur_pixels(const __grid_constant__ TileJob tiles, int64_t count) {
   const int64_t all = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; index < count; index += all) {
-    blur_pixel<fused>(tiles, index);
+    blur_pixel(tiles, index);
   }
 }
 
@@ -42,17 +40,16 @@ std::vector<char> kernel_bytes(const FeatherJob& job) {
   return bytes;
 }
 
-template <bool fused>
 void launch(const TileJob& tiles, cudaStream_t stream) {
   const FeatherJob& job = tiles.job;
   const int radius = static_cast<int>(std::min<int64_t>(job.radius, kMaxRadius));
   if (job.radius <= kMaxRadius) {
     const int64_t count = tiles.across * tiles.down * job.count;
     const size_t bytes = sizeof(float) * shared_floats(radius, tiles.kernel_stride);
-    blur_tiles<fused><<<cuda::blocks(count), kThreads, bytes, stream>>>(tiles, count);
+    blur_tiles<<<cuda::blocks(count), kThreads, bytes, stream>>>(tiles, count);
   } else {
     const int64_t count = job.count * job.height * job.width;
-    blur_pixels<fused><<<cuda::blocks((count + kThreads - 1) / kThreads), kThreads, 0, stream>>>(tiles, count);
+    blur_pixels<<<cuda::blocks((count + kThreads - 1) / kThreads), kThreads, 0, stream>>>(tiles, count);
   }
 }
 
@@ -67,7 +64,7 @@ void feather_cuda(const FeatherJob& job, CudaStream stream) {
   const void* kernel = tables.get(key, [&] { return kernel_bytes(job); });
   const TileJob tiles{job, static_cast<const float*>(kernel), kernel_stride(job.radius),
                       (job.width + kTileWidth - 1) / kTileWidth, (job.height + kTileHeight - 1) / kTileHeight};
-  job.fused ? launch<true>(tiles, cuda::handle(stream)) : launch<false>(tiles, cuda::handle(stream));
+  launch(tiles, cuda::handle(stream));
   cuda::check(op, cudaGetLastError());
 }
 

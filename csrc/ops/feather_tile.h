@@ -76,7 +76,7 @@ struct alignas(16) FourFloats {
 };
 
 // `taps` taps, up to 4, of the pixels left[0] .. right[3].
-template <bool fused, int taps>
+template <int taps>
 ANIMDETAIL_HD void add_taps(float (&sums)[kPixels], const FourFloats& left, const FourFloats& right,
                             const float* kernel) {
   const FourFloats weights = *reinterpret_cast<const FourFloats*>(kernel);
@@ -85,13 +85,12 @@ ANIMDETAIL_HD void add_taps(float (&sums)[kPixels], const FourFloats& left, cons
     ANIMDETAIL_UNROLL
     for (int p = 0; p < kPixels; ++p) {
       const float pixel = p + i < 4 ? left.value[(p + i) % 4] : right.value[(p + i) % 4];
-      sums[p] = add_tap<fused>(sums[p], pixel, weights.value[i]);
+      sums[p] = add_tap(sums[p], pixel, weights.value[i]);
     }
   }
 }
 
 // One row of pixels, for each row of sums that it is a tap of: in row r as row i - r of the kernel.
-template <bool fused>
 ANIMDETAIL_HD void add_row(float (&sums)[kRows][kPixels], const float* row, const float* kernel, int kernel_stride,
                            int size, int i) {
   const FourFloats* pixels = reinterpret_cast<const FourFloats*>(row);
@@ -100,7 +99,7 @@ ANIMDETAIL_HD void add_row(float (&sums)[kRows][kPixels], const float* row, cons
     ANIMDETAIL_UNROLL
     for (int r = 0; r < kRows; ++r) {
       if (i - r < 0 || i - r >= size) continue;
-      add_taps<fused, taps.value>(sums[r], left, right, kernel + (i - r) * kernel_stride + column);
+      add_taps<taps.value>(sums[r], left, right, kernel + (i - r) * kernel_stride + column);
     }
   };
   int column = 0;
@@ -117,7 +116,6 @@ ANIMDETAIL_HD void add_row(float (&sums)[kRows][kPixels], const float* row, cons
   }
 }
 
-template <bool fused>
 ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* shared, int thread, int) {
   const FeatherJob& job = tiles.job;
   const int radius = static_cast<int>(job.radius), stride = tile_stride(radius), size = 2 * radius + 1;
@@ -127,7 +125,7 @@ ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* sha
   if (tile.y + row >= job.height || tile.x + column >= job.width) return;
   float sums[kRows][kPixels] = {};
   for (int i = 0; i < size + kRows - 1; ++i) {
-    add_row<fused>(sums, shared + (row + i) * stride + column, kernel, tiles.kernel_stride, size, i);
+    add_row(sums, shared + (row + i) * stride + column, kernel, tiles.kernel_stride, size, i);
   }
   ANIMDETAIL_UNROLL
   for (int r = 0; r < kRows; ++r) {
@@ -141,7 +139,6 @@ ANIMDETAIL_HD void blur(const TileJob& tiles, const Tile& tile, const float* sha
 }
 
 // One pixel straight from the mask, for kernels too large for a tile.
-template <bool fused>
 ANIMDETAIL_HD void blur_pixel(const TileJob& tiles, int64_t index) {
   const FeatherJob& job = tiles.job;
   const int64_t row = index / job.width, mask = row / job.height, x = index - row * job.width,
@@ -152,7 +149,7 @@ ANIMDETAIL_HD void blur_pixel(const TileJob& tiles, int64_t index) {
     const float* pixels = from + reflect(y + i, job.height) * job.mask_strides[1];
     const float* weights = tiles.kernel + (i + job.radius) * tiles.kernel_stride + job.radius;
     for (int64_t k = -job.radius; k <= job.radius; ++k) {
-      sum = add_tap<fused>(sum, pixels[reflect(x + k, job.width) * job.mask_strides[2]], weights[k]);
+      sum = add_tap(sum, pixels[reflect(x + k, job.width) * job.mask_strides[2]], weights[k]);
     }
   }
   job.out[mask * job.out_strides[0] + y * job.out_strides[1] + x * job.out_strides[2]] = sum * job.factor;

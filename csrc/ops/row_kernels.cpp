@@ -67,22 +67,6 @@ void transpose_tile(const uint8_t* from, ptrdiff_t from_stride, uint8_t* to, ptr
 #endif
 }
 
-template <bool fused>
-ANIMDETAIL_HD void blur_row(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to,
-                            ptrdiff_t count) {
-  for (ptrdiff_t start = 0; start < count; start += kLanes) {
-    float sums[kLanes] = {};
-    for (ptrdiff_t row = 0; row < size; ++row) {
-      for (ptrdiff_t column = 0; column < size; ++column) {
-        const float weight = kernel[row * size + column];
-        const float* pixels = from + row * stride + column + start;
-        for (ptrdiff_t i = 0; i < kLanes; ++i) sums[i] = feather::add_tap<fused>(sums[i], pixels[i], weight);
-      }
-    }
-    std::copy(sums, sums + kLanes, to + start);
-  }
-}
-
 }  // namespace
 
 ANIMDETAIL_CLONES void widen(const char* __restrict from, Element element, float* __restrict to, ptrdiff_t count) {
@@ -142,12 +126,17 @@ void transpose(const uint8_t* from, ptrdiff_t from_stride, ptrdiff_t rows, ptrdi
 
 ANIMDETAIL_CLONES void blur(const float* __restrict from, ptrdiff_t stride, const float* __restrict kernel,
                             ptrdiff_t size, float* __restrict to, ptrdiff_t count) {
-  blur_row<false>(from, stride, kernel, size, to, count);
-}
-
-ANIMDETAIL_CLONES void blur_fused(const float* __restrict from, ptrdiff_t stride, const float* __restrict kernel,
-                                  ptrdiff_t size, float* __restrict to, ptrdiff_t count) {
-  blur_row<true>(from, stride, kernel, size, to, count);
+  for (ptrdiff_t start = 0; start < count; start += kLanes) {
+    float sums[kLanes] = {};
+    for (ptrdiff_t row = 0; row < size; ++row) {
+      for (ptrdiff_t column = 0; column < size; ++column) {
+        const float weight = kernel[row * size + column];
+        const float* pixels = from + row * stride + column + start;
+        for (ptrdiff_t i = 0; i < kLanes; ++i) sums[i] = feather::add_tap(sums[i], pixels[i], weight);
+      }
+    }
+    std::copy(sums, sums + kLanes, to + start);
+  }
 }
 
 ANIMDETAIL_CLONES void paste_rgb(float* __restrict canvas, const float* __restrict patch, const float* __restrict mask,

@@ -35,7 +35,6 @@ void transpose(const uint8_t* from, ptrdiff_t from_stride, ptrdiff_t rows, ptrdi
 // to[i] = sum over row, column of kernel[row * size + column] * from[row * stride + column + i], in that order, for i
 // in 0 .. padded(count) - 1.
 void blur(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to, ptrdiff_t count);
-void blur_fused(const float* from, ptrdiff_t stride, const float* kernel, ptrdiff_t size, float* to, ptrdiff_t count);
 
 // canvas = (1 - mask) canvas + mask patch over `pixels` pixels of 3 interleaved channels.
 void paste_rgb(float* canvas, const float* patch, const float* mask, ptrdiff_t pixels);

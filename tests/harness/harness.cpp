@@ -257,7 +257,6 @@ void check_feather() {
   };
   strides(mask.pixels, job.mask_strides);
   strides(out.pixels, job.out_strides);
-  job.fused = chance(2);
   job.factor = 0.7f;
   const int64_t size = 2 * job.radius + 1;
   std::vector<float> weights(size);
@@ -285,13 +284,12 @@ void check_feather() {
       float* first = reinterpret_cast<float*>(shared.get());
       for (int t = 0; t < feather::kThreads; ++t) feather::load(tiles, tile, first, t, feather::kThreads);
       for (int t = 0; t < feather::kThreads; ++t) {
-        job.fused ? feather::blur<true>(tiles, tile, first, t, feather::kThreads)
-                  : feather::blur<false>(tiles, tile, first, t, feather::kThreads);
+        feather::blur(tiles, tile, first, t, feather::kThreads);
       }
     }
   } else {
     for (int64_t i = 0; i < count * height * width; ++i) {
-      job.fused ? feather::blur_pixel<true>(tiles, i) : feather::blur_pixel<false>(tiles, i);
+      feather::blur_pixel(tiles, i);
     }
   }
   require(out.bytes == expected, "feather: the GPU's steps give other bits than the CPU");

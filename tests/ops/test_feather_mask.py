@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,3 +72,23 @@ def test_merge_masks() -> None:
     assert ops.merge_masks(masks, first_factor=1).tolist() == [[0, 0, 0, 1, 0]]
     # 17 | 14 = 31 is above the threshold, though neither is
     assert ops.merge_masks(np.array([[[17.5 / 255]], [[14.5 / 255]]], np.float32)).tolist() == [[1]]
+
+
+@pytest.mark.parametrize("count", [None, 1, 4])
+def test_what_torch_leaves_to_its_blas_is_torchs_own(count: int | None) -> None:
+    """Small single masks under a 3x3 kernel, whose bits differ between processors; of any strides, in and out."""
+    shape = (*([] if count is None else [count]), 20, 24)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    alone = [reference.feather_mask(one, 1, 200) for one in mask.reshape(-1, 20, 24)]
+    expected = torch.stack(alone).view(shape)
+    assert torch.equal(ops.feather_mask(mask, 1, 200, one_by_one=True), expected)
+    assert torch.equal(ops.feather_mask(mask.requires_grad_(), 1, 200, one_by_one=True), expected)
+    with torch.inference_mode():
+        out = torch.full((*shape[:-1], 48), 7.0)[..., ::2]
+    ops.feather_mask_into(out, mask, 1, 200, one_by_one=True)
+    assert torch.equal(out, expected)
+    wide = np.full((*shape[:-1], 26), 7, np.float32)
+    backwards = mask.detach().numpy()[..., ::-1].copy()[..., ::-1]
+    ops.feather_mask_into(wide[..., 1:-1], backwards, 1, 200, one_by_one=True)
+    np.testing.assert_array_equal(wide[..., 1:-1], expected)
+    assert np.all(wide[..., [0, -1]] == 7)

@@ -38,8 +38,8 @@ void crop_resize_to_vae(const TensorView& out, const TensorView& frames, CropReg
 void resize_from_vae(const TensorView& out, const TensorView& decoded, PassOrder order, void* stream = nullptr);
 
 // out (h, w) or (n, h, w) = mask of that shape, blurred by the outer product of weights (an odd number of them, on the
-// host) with themselves over reflected edges, times alpha / 255. fused: sums round once per tap, not twice.
-void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, bool fused, double alpha,
+// host) with themselves over reflected edges, times alpha / 255.
+void feather_mask(const TensorView& out, const TensorView& mask, const TensorView& weights, double alpha,
                   void* stream = nullptr);
 
 // canvas (f, h, w, c) = (1 - mask) canvas + mask patch, where patch (f, h', w', c) put at (x, y) lies on the canvas.
@@ -89,7 +89,6 @@ struct FeatherJob {
   int64_t mask_strides[3], out_strides[3];
   const float* weights;  // 2 * radius + 1
   int64_t radius;
-  bool fused;
   float factor;
 };
 

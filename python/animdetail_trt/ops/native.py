@@ -144,7 +144,9 @@ def feather_mask(mask: ArrayT, feather_px: int, alpha: float = 255, *, one_by_on
         one_by_one: give the bits that each of the masks would get alone; a 3x3 kernel rounds them otherwise.
 
     Returns:
-        The shape of ``mask``; the bits of torch's ``conv2d`` on a CPU, which the reference uses.
+        The shape of ``mask``; the bits of torch's ``conv2d`` on this machine's CPU, which the reference uses. For a
+        single small mask under a 3x3 kernel those depend on the processor, so there torch itself computes it, on the
+        host.
     """
     shape = tuple(_known("feather_mask", "mask", mask).shape)
     return feather_mask_into(_empty("feather_mask", mask, shape), mask, feather_px, alpha, one_by_one=one_by_one)
@@ -158,13 +160,29 @@ def feather_mask_into(
     (feather_px,) = _integers(op, "feather_px", (feather_px,), 1)
     shape = tuple(_known(op, "mask", mask).shape)
     radius = reference.feather_radius(min(shape[-2:], default=0), feather_px)
-    weights, fused = (
-        reference.feather_weights(radius),
-        reference.feather_is_fused(shape[-2:] if one_by_one else shape, radius),
-    )
+    weights = reference.feather_weights(radius)
     with _input_errors():
-        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, fused, float(alpha), _stream(out))
+        _C.feather_mask(_lend(op, "out", out), _lend(op, "mask", mask), weights, float(alpha), _stream(out))
+    if reference.blas_blurs(shape[-2:] if one_by_one else shape, radius):
+        _feather_in_torch(out, mask, feather_px, alpha)
     return out
+
+
+@torch.inference_mode()
+def _feather_in_torch(out: Any, mask: Any, feather_px: int, alpha: float) -> None:
+    """The definition, each mask by itself, in place of what is in ``out``."""
+    masks = torch.from_numpy(np.array(mask)) if isinstance(mask, np.ndarray) else _tensor(mask).cpu()
+    alone = [reference.feather_mask(one, feather_px, alpha) for one in masks.reshape(-1, *masks.shape[-2:])]
+    blurred = torch.stack(alone).view(masks.shape) if alone else masks
+    if isinstance(out, np.ndarray):
+        out[...] = blurred.numpy()
+    else:
+        _tensor(out).copy_(blurred)
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    """A tensor over the memory of anything but a NumPy array, whose strides can be negative."""
+    return array.detach() if isinstance(array, torch.Tensor) else torch.from_dlpack(array)
 
 
 def alpha_paste(canvas: ArrayT, patch: Array, mask: Array, left_top: tuple[int, int]) -> ArrayT:

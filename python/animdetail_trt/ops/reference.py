@@ -108,12 +108,13 @@ def feather_weights(radius: int) -> Tensor:
     return weights / weights.sum()
 
 
-def feather_is_fused(shape: Sequence[int], radius: int) -> bool:
-    """Whether conv2d sums the taps with fused multiply-adds, on a CPU: oneDNN does, and torch's own loop, which takes
-    a single small picture under a 3x3 kernel (at::native::ConvParams::use_mkldnn), does not."""
+def blas_blurs(shape: Sequence[int], radius: int) -> bool:
+    """Whether torch leaves the blur of a mask of ``shape`` to its BLAS on a CPU: that of a single small picture under a
+    3x3 kernel (at::native::ConvParams::use_mkldnn). BLAS sums the taps in an order that depends on the processor; for
+    all else oneDNN sums them row by row with fused multiply-adds."""
     single = len(shape) < 3 or shape[0] == 1
     pixels = math.prod(side + 2 * radius for side in shape[-2:])
-    return not (single and radius == 1 and pixels <= 20480)
+    return single and radius == 1 and pixels <= 20480
 
 
 def quantise(pixels: Tensor) -> Tensor:
