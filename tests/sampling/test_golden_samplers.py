@@ -28,7 +28,7 @@ CASES = [
     *(("plain", sampler) for sampler in SAMPLER_NAMES),
     *(("masked", sampler) for sampler in ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde")),
 ]
-# The reference itself is 5.7e-4, 2.6e-3 and 2.1e-2 from these golden latents on this project's machine.
+# The reference itself is 5.7e-4, 2.6e-3 and 2.1e-2 from these golden latents on an AMD EPYC.
 CHAOTIC = ("lcm", "ddim", "uni_pc")
 
 
@@ -58,16 +58,21 @@ def test_sampler(tiny: Path, name: str, sampler: str) -> None:
 
 @pytest.mark.parametrize("sampler", CHAOTIC)
 def test_sampler_that_amplifies_rounding(tiny: Path, sampler: str) -> None:
-    """No farther from the golden latent than a few roundings of the input carry the result (docs/sampling.md)."""
+    """Within the tolerance where the processor rounds as that of the golden runs did, which euler tells; elsewhere no
+    farther from the golden latent than a few roundings of the input carry the result (docs/sampling.md)."""
     case, tensors = MASKED
     pipe, latent = load_golden_pipe(tiny, case), tensors["latent"]
     out = run(pipe, case, tensors, sampler, latent)
+    distance = relative_norm(out, tensors[f"out.{sampler}"])
+    if torch.equal(run(pipe, case, tensors, "euler", latent), tensors["out.euler"]):
+        assert distance <= 1e-4
+        return
     moved = [
         run(pipe, case, tensors, sampler, latent * (1 + 1e-6 * torch.randn(latent.shape, generator=generator)))
         for generator in (torch.Generator().manual_seed(seed) for seed in range(8))
     ]
     carried = max(relative_norm(other, out) for other in moved)
-    assert relative_norm(out, tensors[f"out.{sampler}"]) <= max(1e-4, 3 * carried)
+    assert distance <= max(1e-4, 3 * carried)
     assert carried <= 0.05
 
 
