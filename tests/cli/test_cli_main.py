@@ -46,7 +46,7 @@ def test_a_source_tree_that_was_never_built(argv: list[str], code: int, told: st
 
 
 def test_help_says_that_max_size_makes_nothing_smaller(run: Callable[..., Any]) -> None:
-    assert "pixels where enlarging ends; larger crops stay" in " ".join(run("detail", "--help").out.split())
+    assert "enlarge no side beyond this; larger crops stay as they are" in " ".join(run("detail", "--help").out.split())
 
 
 def test_help_loads_nothing_heavy() -> None:

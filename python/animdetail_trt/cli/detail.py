@@ -56,14 +56,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="detail the segments of a video, an image folder or an image",
         usage="%(prog)s IN -o OUT --checkpoint FILE (--segs FILE | --masks PATH | --detect face|FILE) [options]",
         description="Detail the segments of a video, an image folder or an image. Frame rate, time stamps, colour "
-        "tags and sound of a video are kept. The output is written beside and renamed when it is whole.",
+        "tags and sound of a video are kept. The output appears under its name only once it is complete.",
         formatter_class=_HelpWithDefaults,
     )
     parser.set_defaults(run=run, default_of=parser.get_default)
-    parser.add_argument("input", type=user_path, metavar="IN", help="video, folder of png, jpg, webp images, or one")
+    parser.add_argument(
+        "input", type=user_path, metavar="IN", help="a video, an image (PNG, JPEG, WebP) or a folder of images"
+    )
     parser.add_argument(
         "-o", "--output", type=user_path, required=True, metavar="OUT",
-        help="video (.mp4 .mov .m4v .mkv .webm), folder (no suffix; PNG files) or image",
+        help="a video (.mp4 .mov .m4v .mkv .webm), an image, or a folder for PNG files (a name without suffix)",
     )  # fmt: skip
     add_models(parser)
     _add_regions(parser)
@@ -72,83 +74,100 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_regions(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("segments", "exactly one of --segs, --masks, --detect")
+    group = parser.add_argument_group("segments", "what to detail: exactly one of --segs, --masks and --detect")
     add = group.add_argument
     one = group.add_mutually_exclusive_group(required=True).add_argument
-    one("--segs", type=user_path, metavar="FILE", help="SEGS file (JSON; README shows one)")
+    one("--segs", type=user_path, metavar="FILE", help="read segments from a JSON file, as --save-segs writes it")
     one(
         "--masks",
         type=user_path,
         metavar="PATH",
-        help="white on black: a video or a folder of images, one per frame, or an image for all",
+        help="white on black: a video or a folder with one mask per frame, or one image for all frames",
     )
     one(
         "--detect", type=parse_detector, metavar="face|FILE.onnx",
-        help="find them: faces, or what a YOLO detector finds (YOLOv8 and later, as Ultralytics exports them to ONNX)",
+        help="find faces, or whatever a YOLO detector finds (YOLOv8 or later, exported to ONNX by Ultralytics)",
     )  # fmt: skip
     add(
         "--label",
         type=parse_labels,
         metavar="NAMES",
-        help="for --detect FILE.onnx: only these of its classes; hand,face",
+        help="with --detect FILE.onnx: only these classes, such as hand,face",
     )
-    add("--crop-factor", type=between(1, 100), default=3.0, help="crop size / bbox size, for --masks and --detect")
+    add(
+        "--crop-factor", type=between(1, 100), default=3.0, metavar="X",
+        help="with --masks and --detect: size of the crop in bboxes",
+    )  # fmt: skip
     add(
         "--mask-shape", choices=("oval", "box", "silhouette"),
-        help="for --detect (default: silhouette where the detector is a segmentation model, else oval)",
+        help="with --detect (default: silhouette if the detector is a segmentation model, else oval)",
     )  # fmt: skip
     add(
         "--each-frame",
         action="store_true",
-        help="for --detect: search all frames, and give each a mask of its own",
+        help="with --detect: search every frame and give each its own mask",
     )
     add(
-        "--min-confidence", type=between(0, 1),
-        help=f"for --detect (default: {FACE_CONFIDENCE} for face, {OBJECT_CONFIDENCE} for a file)",
+        "--min-confidence", type=between(0, 1), metavar="X",
+        help=f"with --detect (default: {FACE_CONFIDENCE} for face, {OBJECT_CONFIDENCE} for a file)",
     )  # fmt: skip
-    add("--combined", action="store_true", help="for --masks: one segment around everything")
-    add("--bbox-fill", action="store_true", help="for --masks: fill the bbox")
-    add("--contour-fill", action="store_true", help="for --masks: fill the outline")
-    add("--drop-size", type=whole_at_least(1), default=10, help="for --masks: smaller ones are dropped")
+    add("--combined", action="store_true", help="with --masks: make one segment of everything")
+    add("--bbox-fill", action="store_true", help="with --masks: fill each segment's bbox")
+    add("--contour-fill", action="store_true", help="with --masks: fill each segment's outline")
+    add(
+        "--drop-size", type=whole_at_least(1), default=10, metavar="PX",
+        help="with --masks: drop segments smaller than this",
+    )  # fmt: skip
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     add = group.add_argument
-    add("--prompt", default="", help="what to draw; (word:1.2) weighs a word")
-    add("--negative", default="", help="what not to draw")
-    add("--steps", type=whole_between(1, 10000), default=20, help="sampler steps")
-    add("--cfg", type=between(0, 100), default=8.0, help="guidance scale; 1 skips the negative prompt")
-    add("--seed", type=whole_between(0, _MAX_SEED), default=0, help="seed of the noise")
-    add("--sampler", default="euler", help="sampler name; a wrong one lists them")
-    add("--scheduler", default="simple", help="scheduler name; a wrong one lists them")
-    add("--denoise", type=between(0.0001, 1), default=0.5, help="how much is drawn anew, up to 1")
-    add("--guide-size", type=between(64, 16384), default=512, help="pixels that the short side is enlarged to")
-    add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side that is")
-    add("--max-size", type=between(64, 16384), default=1024, help="pixels where enlarging ends; larger crops stay")
-    add("--feather", type=whole_between(0, 100), default=5, help="pixels of soft edge in the paste")
-    add("--noise-mask-feather", type=whole_between(0, 100), default=20, help="pixels of soft edge while sampling")
+    add("--prompt", default="", metavar="TEXT", help="what to draw; (word:1.2) weights a word")
+    add("--negative", default="", metavar="TEXT", help="what not to draw")
+    add("--steps", type=whole_between(1, 10000), default=20, metavar="N", help="sampler steps")
+    add("--cfg", type=between(0, 100), default=8.0, metavar="X", help="guidance scale; 1 ignores --negative")
+    add("--seed", type=whole_between(0, _MAX_SEED), default=0, metavar="N", help="seed of the noise")
+    add("--sampler", default="euler", metavar="NAME", help="an unknown name lists the choices")
+    add("--scheduler", default="simple", metavar="NAME", help="an unknown name lists the choices")
+    add("--denoise", type=between(0.0001, 1), default=0.5, metavar="X", help="how much is drawn anew, up to 1 (all)")
+    add("--guide-size", type=between(64, 16384), default=512, metavar="PX", help="enlarge the short side to this")
+    add("--guide-size-for", choices=("bbox", "crop_region"), default="bbox", help="whose short side")
+    add(
+        "--max-size", type=between(64, 16384), default=1024, metavar="PX",
+        help="enlarge no side beyond this; larger crops stay as they are",
+    )  # fmt: skip
+    add("--feather", type=whole_between(0, 100), default=5, metavar="PX", help="soft edge of the paste")
+    add(
+        "--noise-mask-feather", type=whole_between(0, 100), default=20, metavar="PX",
+        help="soft edge of the mask while sampling",
+    )  # fmt: skip
     add(
         "--pass-order", choices=("pillow13", "horizontal_first"), default="pillow13",
-        help="of resizes: as Pillow 13 has it, or as Pillow up to 12",
+        help="order of the resize passes: as in Pillow 13, or as in Pillow up to 12",
     )  # fmt: skip
     add(
         "--improve", type=parse_improvements, metavar="LIST",
-        help=f"do better than the reference: all, or some of {','.join(_IMPROVEMENTS)}",
+        help=f"do better than the reference node: all, or some of {', '.join(_IMPROVEMENTS)}, joined by commas",
     )  # fmt: skip
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     add = group.add_argument
-    add("--fps", type=parse_rate, help="frame rate of a video made of images, such as 8 or 30000/1001")
+    add("--fps", type=parse_rate, metavar="RATE", help="frame rate of a video made of images, such as 8 or 30000/1001")
     add("--no-sound", action="store_true", help="leave the sound out")
-    add("--lossless", action="store_true", help="FFV1 in RGB, for .mkv")
-    add("--preview", type=user_path, metavar="PNG", help="contact sheet: frame, crop, mask, detailed crop, result")
-    add("--preview-rows", type=whole_between(1, 64), default=4, help="frames on it")
-    add("--report", type=user_path, metavar="JSON", help="run report: stage times, sizes, seed, versions")
-    add("--save-segs", type=user_path, metavar="JSON", help="the segments, to be edited and given to --segs")
-    add("-q", "--quiet", action="store_true", help="no progress")
+    add("--lossless", action="store_true", help="write FFV1 in RGB; .mkv only")
+    add(
+        "--preview",
+        type=user_path,
+        metavar="PNG",
+        help="write a contact sheet: frame, crop, mask, detailed crop, result",
+    )
+    add("--preview-rows", type=whole_between(1, 64), default=4, metavar="N", help="frames on the contact sheet")
+    add("--report", type=user_path, metavar="JSON", help="write a run report: stage times, sizes, seed, versions")
+    add("--save-segs", type=user_path, metavar="JSON", help="write the segments to a file that --segs reads")
+    add("-q", "--quiet", action="store_true", help="show no progress")
 
 
 class _HelpWithDefaults(argparse.HelpFormatter):

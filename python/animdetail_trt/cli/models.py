@@ -23,67 +23,93 @@ REFINER_RATIO = 0.2
 def add_models(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("models")
     add = group.add_argument
-    add("--checkpoint", type=user_path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    add("--motion-module", type=user_path, help="AnimateDiff motion module, .safetensors")
-    add("--vae", type=user_path, help="VAE in place of the checkpoint's, .safetensors")
+    add(
+        "--checkpoint", type=user_path, required=True, metavar="FILE",
+        help="Stable Diffusion 1.5: a .safetensors file or a diffusers folder",
+    )  # fmt: skip
+    add("--motion-module", type=user_path, metavar="FILE", help="AnimateDiff motion module (.safetensors)")
+    add("--vae", type=user_path, metavar="FILE", help="use this VAE (.safetensors) instead of the checkpoint's")
     add(
         "--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="LoRA, .safetensors, at strength 1 unless another is given; may be given several times",
+        help="apply a LoRA (.safetensors), at strength 1 unless given; repeatable",
     )  # fmt: skip
     add(
         "--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="motion LoRA for the motion module, in the same way",
+        help="apply a motion LoRA to the motion module; repeatable",
     )  # fmt: skip
     add(
         "--embedding", type=user_path, action="append", default=[], metavar="FILE",
-        help="textual inversion, .safetensors, for embedding:NAME in a prompt, NAME being the file's; several times",
+        help="textual inversion (.safetensors), used in a prompt as embedding:NAME with the file's name; repeatable",
     )  # fmt: skip
     add(
         "--controlnet", type=parse_controlnet, action="append", default=[], metavar="FILE[:STRENGTH[:START[:END]]]",
-        help="ControlNet, .safetensors, that is shown each segment's crops, from START to END of the noise schedule "
-        "(1:0:1 unless given); several add up",
+        help="ControlNet (.safetensors) that sees each segment's crops, from START to END of the noise schedule "
+        "(default: 1:0:1); repeatable, and several add up",
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16")
-    add("--vae-dtype", default="auto", help="auto, float32 or bfloat16; auto is --dtype's, but float32 for float16")
-    add("--backend", default="auto", metavar="NAME", help="what runs the models; a wrong name lists them")
+    add("--dtype", default="auto", help="of the UNet: auto, float32, float16 or bfloat16")
+    add(
+        "--vae-dtype", default="auto",
+        help="of the VAE: auto, float32 or bfloat16; auto is --dtype, or float32 where that is float16",
+    )  # fmt: skip
+    add("--backend", default="auto", metavar="NAME", help="what runs the models; an unknown name lists the choices")
     add(
         "--engine-dir",
         type=user_path,
         metavar="DIR",
-        help="where build-engines put the engines, if not where it does by itself",
+        help="where to look for engines (default: where build-engines puts them)",
     )
-    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="GPU memory that engines may take")
-    add("--context-length", type=whole_at_least(1), help="frames in a window, for long clips (16 is usual)")
-    add("--context-overlap", type=whole_at_least(0), help="frames that neighbouring windows share (4 is usual)")
-    add("--context-schedule", metavar="NAME", help="how windows are laid; a wrong name lists them")
-    add("--context-stride", type=whole_at_least(1), help="of the uniform schedules")
-    add("--closed-loop", action="store_true", default=None, help="of looped_uniform: windows across the seam")
-    add("--fuse-method", metavar="NAME", help="how windows are averaged; a wrong name lists them")
-    add("--motion-scale", type=between(0, 100), default=1.0, help="of the motion module's attention: more moves more")
-    add("--motion-effect", type=between(0, 100), default=1.0, help="0 is none of the motion module, 1 all of it")
+    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="most GPU memory that engines may take")
+    add(
+        "--context-length", type=whole_at_least(1), metavar="N",
+        help="run a long clip in windows of N frames (usually 16)",
+    )  # fmt: skip
+    add(
+        "--context-overlap", type=whole_at_least(0), metavar="N",
+        help="frames that neighbouring windows share (usually 4)",
+    )  # fmt: skip
+    add("--context-schedule", metavar="NAME", help="how windows are laid out; an unknown name lists the choices")
+    add("--context-stride", type=whole_at_least(1), metavar="N", help="largest stride of the uniform schedules")
+    add(
+        "--closed-loop",
+        action="store_true",
+        default=None,
+        help="with looped_uniform: let windows cross the clip's seam",
+    )
+    add("--fuse-method", metavar="NAME", help="how overlapping windows are averaged; an unknown name lists the choices")
+    add(
+        "--motion-scale", type=between(0, 100), default=1.0, metavar="X",
+        help="strength of the motion module's attention; more moves more",
+    )  # fmt: skip
+    add(
+        "--motion-effect", type=between(0, 100), default=1.0, metavar="X",
+        help="how much of the motion module is used, from 0 (none) to 1 (all)",
+    )  # fmt: skip
     add(
         "--beta-schedule", default="autoselect", metavar="NAME",
-        help="noise levels, the refiner's too; a wrong name lists them",
+        help="noise levels, for the refiner too; an unknown name lists the choices",
     )  # fmt: skip
     _add_refiner(parser)
 
 
 def _add_refiner(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("refiner", "a second model, which takes the last steps")
+    group = parser.add_argument_group("refiner", "a second model that takes the last steps")
     add = group.add_argument
     add(
         "--refiner",
         type=user_path,
         metavar="CHECKPOINT",
-        help="a checkpoint whose UNet refines, without motion module; where it has no text encoder, the other's reads",
+        help="checkpoint of the refiner; without a text encoder of its own it uses the first checkpoint's",
     )
-    add("--refiner-ratio", type=between(0, 1), help=f"part of the steps (default: {REFINER_RATIO})")
-    add("--refiner-prompt", help="in place of --prompt")
-    add("--refiner-negative", help="in place of --negative")
+    add(
+        "--refiner-ratio", type=between(0, 1), metavar="X",
+        help=f"part of the steps that it takes (default: {REFINER_RATIO})",
+    )  # fmt: skip
+    add("--refiner-prompt", metavar="TEXT", help="its prompt (default: --prompt)")
+    add("--refiner-negative", metavar="TEXT", help="its negative prompt (default: --negative)")
     add(
         "--refiner-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]",
-        help="LoRA for the refiner, in the same way as --lora, which it does not see",
+        help="apply a LoRA to the refiner, which --lora does not change; repeatable",
     )  # fmt: skip
 
 
