@@ -35,31 +35,46 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--suite", choices=SUITE_NAMES, default="quick", help="what to measure (default: quick)")
     parser.add_argument("--output", "-o", type=Path, metavar="DIR", help="folder for bench.json and bench.html")
     parser.add_argument(
-        "--scenario", action="append", default=[], metavar="NAME", help="of the suite only this, unet-* say; repeatable"
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run only this one of the suite, or unet-*; repeatable",
     )
     parser.add_argument(
         "--backend",
         action="append",
         default=[],
         choices=WAY_NAMES,
-        help="only this; repeatable (default: all there are)",
+        help="run only this; repeatable (default: all that are present)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16: of the UNet (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="of the UNet: auto, float32, float16, bfloat16 (default: auto)")
     parser.add_argument("--vae-dtype", default="auto", help="of the VAE (default: float32 beside a float16 UNet)")
     parser.add_argument(
-        "--threads", type=whole_at_least(1), help="of the CPU, for all (default: quick 1, else torch's own)"
+        "--threads",
+        type=whole_at_least(1),
+        metavar="N",
+        help="CPU threads of every backend (default: 1 in quick, else torch's own number)",
     )
     parser.add_argument(
         "--minutes",
         type=between(0.01, 1e5),
-        help="that it may take: what would go on after them is left out (default: the suite's)",
+        metavar="N",
+        help="time limit: a scenario that would outlast it is left out (default: the suite's)",
     )
-    parser.add_argument("--checkpoint", type=Path, help="a real checkpoint, in place of random weights")
-    parser.add_argument("--motion-module", type=Path, help="goes with --checkpoint")
-    parser.add_argument("--engine-dir", type=Path, help="where engines lie (default: where build-engines puts them)")
-    parser.add_argument("--weights-dir", type=Path, help="where random weights are kept (default: the user's cache)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a real checkpoint instead of random weights")
+    parser.add_argument("--motion-module", type=Path, metavar="FILE", help="goes with --checkpoint")
+    parser.add_argument(
+        "--engine-dir",
+        type=Path,
+        metavar="DIR",
+        help="where to look for engines (default: where build-engines puts them)",
+    )
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="where to keep random weights (default: the user's cache)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     _add_subcommands(parser)
 
 
@@ -71,8 +86,10 @@ def _add_subcommands(parser: argparse.ArgumentParser) -> None:
     comparing.set_defaults(run=run_compare)
     comparing.add_argument("old", type=Path, metavar="A.json")
     comparing.add_argument("new", type=Path, metavar="B.json")
-    comparing.add_argument("--threshold", type=between(1, 1000), help="how many times slower is a loss (default: 1.10)")
-    comparing.add_argument("--complete", action="store_true", help="what B left out for time is a loss, not a note")
+    comparing.add_argument(
+        "--threshold", type=between(1, 1000), metavar="X", help="a loss is this many times slower (default: 1.10)"
+    )
+    comparing.add_argument("--complete", action="store_true", help="count what B left out for lack of time as a loss")
 
 
 def run_list(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "build-engines",
-        help="turn models into TensorRT engines, once",
+        help="build TensorRT engines of models, once",
         usage="%(prog)s --checkpoint FILE [options]",
         description="Turn models into TensorRT engines, once; `detail` and load_pipe find and use them. What is built "
         "already is not built again. With TensorRT for RTX no GPU is needed here.",
@@ -36,53 +36,71 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     models = parser.add_argument_group(
         "models", "as for `detail`; a LoRA is merged, so each set of them is an engine"
     ).add_argument
-    models("--checkpoint", type=user_path, required=True, help="SD 1.5, a .safetensors file or a diffusers folder")
-    models("--motion-module", type=user_path, help="AnimateDiff motion module, .safetensors")
-    models("--refiner", type=user_path, help="a checkpoint whose UNet refines, without motion module")
-    models("--vae", type=user_path, help="VAE in place of the checkpoint's, .safetensors")
-    models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; several")
-    models("--motion-lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="motion LoRA")
-    models("--motion-scale", type=between(0, 100), default=1.0, help="as for `detail`")
-    models("--motion-effect", type=between(0, 100), default=1.0, help="as for `detail`")
-    models("--controlnet", action="store_true", help="the UNet takes a ControlNet's residuals as well")
-    models("--frame-prompts", action="store_true", help="the UNet takes a prompt for each frame as well")
+    models(
+        "--checkpoint", type=user_path, required=True, metavar="FILE",
+        help="Stable Diffusion 1.5: a .safetensors file or a diffusers folder",
+    )  # fmt: skip
+    models("--motion-module", type=user_path, metavar="FILE", help="AnimateDiff motion module (.safetensors)")
+    models("--refiner", type=user_path, metavar="FILE", help="checkpoint of a refiner")
+    models("--vae", type=user_path, metavar="FILE", help="use this VAE instead of the checkpoint's")
+    models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; repeatable")
+    models(
+        "--motion-lora",
+        type=parse_lora,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="motion LoRA; repeatable",
+    )
+    models("--motion-scale", type=between(0, 100), default=1.0, metavar="X", help="as for `detail`")
+    models("--motion-effect", type=between(0, 100), default=1.0, metavar="X", help="as for `detail`")
+    models("--controlnet", action="store_true", help="let the UNet take a ControlNet's residuals")
+    models("--frame-prompts", action="store_true", help="let the UNet take a prompt for each frame")
     models(
         "--refittable",
         action="store_true",
-        help="the UNet takes LoRAs later, in seconds, instead of an engine for each; needs a GPU here",
+        help="let the UNet take LoRAs later, within seconds, instead of an engine for each; needs a GPU here",
     )
     build = parser.add_argument_group("engines").add_argument
     build(
         "--engine-dir",
         type=user_path,
         metavar="DIR",
-        help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
+        help="where to put them (default: $ANIMDETAIL_ENGINE_DIR, or the user's cache)",
     )
     build(
         "--flavour",
         default="auto",
         choices=("auto", "tensorrt", "tensorrt_rtx"),
-        help="auto: tensorrt where it and a GPU are, else tensorrt_rtx",
+        help="auto: tensorrt if it is installed and there is a GPU, else tensorrt_rtx",
     )
     build(
         "--target-sm", type=parse_sm, metavar="SM", help="build for this GPU generation, such as 89; needs tensorrt_rtx"
     )
-    build("--recipe", type=os.path.expanduser, default="sd15", help="name, or .toml file, of what is built for what")
+    build(
+        "--recipe",
+        type=os.path.expanduser,
+        default="sd15",
+        metavar="NAME",
+        help="which sizes to build for: a name, or a .toml file",
+    )
     build("--precision", choices=("fp16", "bf16", "fp32"), help="of the UNet")
-    build("--frames", type=_range, metavar="MIN:OPT:MAX", help="frames of a window")
+    build("--frames", type=_range, metavar="MIN:OPT:MAX", help="frames in a window")
     build(
         "--size",
         type=_sides,
         action="append",
         default=[],
         metavar="MIN:OPT:MAX",
-        help="pixels of a side; several give several profiles",
+        help="pixels of a side; repeat it for several profiles",
     )
     build(
-        "--check", action="store_true", help="compare every graph with torch before it is built (minutes at full size)"
+        "--check", action="store_true", help="compare every graph with torch before building it (minutes at full size)"
     )
-    build("--dry-run", action="store_true", help="say what would be built, how large and how long, and build nothing")
-    build("-q", "--quiet", action="store_true", help="no progress")
+    build(
+        "--dry-run", action="store_true", help="say what would be built, how large and in what time, and build nothing"
+    )
+    build("-q", "--quiet", action="store_true", help="show no progress")
 
 
 _OLDEST_GENERATION = 5  # Maxwell's; below, 12 would be read as 1.2

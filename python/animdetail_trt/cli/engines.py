@@ -22,7 +22,7 @@ def add_parser(commands: _Actions) -> None:
             "--engine-dir",
             type=user_path,
             metavar="DIR",
-            help="where they lie (default: the user's cache, or $ANIMDETAIL_ENGINE_DIR)",
+            help="where to look (default: $ANIMDETAIL_ENGINE_DIR, or the user's cache)",
         )
 
 
