@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from animdetail_trt.checks import is_whole
 from animdetail_trt.errors import DeviceError, InputError, UnavailableError, is_out_of_memory
@@ -182,7 +183,7 @@ def _feather_in_torch(out: Any, mask: Any, feather_px: int, alpha: float) -> Non
 
 def _tensor(array: Any) -> torch.Tensor:
     """A tensor over the memory of anything but a NumPy array, whose strides can be negative."""
-    return array.detach() if isinstance(array, torch.Tensor) else torch.from_dlpack(array)
+    return array.detach() if isinstance(array, torch.Tensor) else from_dlpack(array)
 
 
 def alpha_paste(canvas: ArrayT, patch: Array, mask: Array, left_top: tuple[int, int]) -> ArrayT:
