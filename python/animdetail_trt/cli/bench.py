@@ -28,7 +28,8 @@ WAY_NAMES = (
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "measure speed, distance to the machine's limit, and quality; compare two results"
     parser = commands.add_parser(
-        "bench", help=text, description=f"{text.capitalize()}. benchmarks/README.md says how it measures.",
+        "bench", help=text, usage="%(prog)s [--suite NAME] [--output DIR] [options]",
+        description=f"{text.capitalize()}. benchmarks/README.md says how it measures.",
         epilog="also: bench list (suites and scenarios), bench compare A.json B.json",
     )  # fmt: skip
     parser.set_defaults(run=run)
@@ -79,7 +80,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_subcommands(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="also", metavar="COMMAND")
+    actions = parser.add_subparsers(title="also", metavar="COMMAND", prog=parser.prog)
     listing = actions.add_parser("list", help="the suites and their scenarios")
     listing.set_defaults(run=run_list)
     comparing = actions.add_parser("compare", help="ratios of two results; exits 1 past the threshold")
