@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 import animdetail_trt as adt
 from animdetail_trt.errors import CheckpointError
 from animdetail_trt.models import files, motion
-from animdetail_trt.models.checkpoint import Placement, read_shapes, recognise, require_kind
+from animdetail_trt.models.checkpoint import Placement, read_shapes, require_kind
+from animdetail_trt.models.kinds import recognise
 from animdetail_trt.models.unet import build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, vae_from_ldm
 

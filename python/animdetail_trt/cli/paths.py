@@ -13,7 +13,7 @@ from animdetail_trt.errors import CheckpointError, MediaError
 
 if TYPE_CHECKING:
     from animdetail_trt.media.clip import Source
-    from animdetail_trt.models.checkpoint import Kind
+    from animdetail_trt.models.kinds import Kind
 
 NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""

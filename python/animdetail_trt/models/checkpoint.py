@@ -1,10 +1,10 @@
-"""Reading model files: safetensors only, and each file recognised by its keys before anything is built from it."""
+"""Reading model files: safetensors only, and each file recognised before anything is built from it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +14,9 @@ import torch
 from torch import Tensor
 
 from animdetail_trt.errors import AnimDetailError, CheckpointError
+from animdetail_trt.models.kinds import ARTICLE, Kind, Shapes, recognise, remedy
 
 StateDict: TypeAlias = dict[str, Tensor]
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-Kind: TypeAlias = str
-"""A key of the table below."""
-
-_ARTICLE: dict[Kind, str] = {
-    "sd15": "a Stable Diffusion 1.5 checkpoint",
-    "sd15-inpainting": "an inpainting (or edit) checkpoint, whose UNet takes more than 4 input channels",
-    "sd2": "a Stable Diffusion 2.x checkpoint",
-    "sdxl": "an SDXL checkpoint",
-    "other-diffusion": "a diffusion transformer checkpoint (SD 3, Flux or another family)",
-    "motion-module": "an AnimateDiff motion module",
-    "sdxl-motion-module": "a motion module for SDXL (it has three levels of blocks, SD 1.5 has four)",
-    "motion-module-diffusers": "a motion module in the diffusers layout",
-    "motion-lora": "a motion LoRA",
-    "lora": "a LoRA",
-    "controlnet": "a ControlNet for Stable Diffusion 1.5",
-    "sdxl-controlnet": "a ControlNet for SDXL",
-    "control-lora": "a Control-LoRA, which needs the weights of the UNet beside it",
-    "controlnet-difference": "the difference of a ControlNet to a checkpoint, which must be added to that first",
-    "unet": "a UNet alone",
-    "vae": "a VAE alone",
-    "text-encoder": "a text encoder alone",
-    "embedding": "a textual inversion embedding",
-    "unknown": "no model of a kind that is known here",
-}
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 
 
@@ -103,56 +79,6 @@ def shapes_of(tensors: StateDict) -> Shapes:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def recognise(shapes: Shapes) -> Kind:
-    """What kind of model file these are the tensors of, by the names of its keys and a few shapes."""
-    for kind, matches in _RULES:
-        if matches(shapes):
-            return kind
-    first = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
-    if first is None:
-        return "unknown"
-    if first[1] != 4:
-        return "sd15-inpainting"
-    cross = next((shape for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")), None)
-    return "sd2" if cross is not None and cross[1] == 1024 else "sd15"
-
-
-def _any(*parts: str) -> Callable[[Collection[str]], bool]:
-    return lambda keys: any(part in key for key in keys for part in parts)
-
-
-def _start(*prefixes: str) -> Callable[[Collection[str]], bool]:
-    return lambda keys: any(key.startswith(prefixes) for key in keys)
-
-
-def _motion(*, four_levels: bool) -> Callable[[Collection[str]], bool]:
-    return lambda keys: _any("temporal_transformer.")(keys) and _any("down_blocks.3.")(keys) is four_levels
-
-
-_controlnet = _any("control_model.", "input_hint_block.", "controlnet_cond_embedding.", "zero_convs.")
-
-# First match wins: the special before the general.
-_RULES: tuple[tuple[Kind, Callable[[Collection[str]], bool]], ...] = (
-    ("motion-lora", lambda keys: _any("temporal_transformer.", "motion_modules.")(keys) and _any("lora")(keys)),
-    ("motion-module", _motion(four_levels=True)),
-    ("sdxl-motion-module", _motion(four_levels=False)),
-    ("motion-module-diffusers", lambda keys: _any("motion_modules.")(keys) and not _start("conv_in.")(keys)),
-    ("lora", _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "_lora.", ".lora_linear_layer.")),
-    ("lora", _any("hada_w1", "lokr_w", ".dora_scale")),
-    ("lora", _start("lora_unet_", "lora_te", "lycoris_")),
-    ("control-lora", lambda keys: "lora_controlnet" in keys),
-    ("controlnet-difference", lambda keys: "difference" in keys),
-    ("sdxl-controlnet", lambda keys: _controlnet(keys) and _any("label_emb.", "add_embedding.")(keys)),
-    ("controlnet", _controlnet),
-    ("sdxl", _any("model.diffusion_model.label_emb.", "conditioner.embedders.", "add_embedding.")),
-    ("other-diffusion", _any("double_blocks.", "joint_blocks.", "transformer_blocks.0.attn.to_q.", "cap_embedder.")),
-    ("embedding", _any("emb_params", "string_to_param")),
-    ("unet", _start("down_blocks.0.resnets.", "input_blocks.0.")),
-    ("vae", lambda keys: _start("encoder.", "first_stage_model.")(keys) and not _start("model.diffusion_model.")(keys)),
-    ("text-encoder", lambda keys: _start("text_model.", "cond_stage_model.")(keys) and not _start("model.")(keys)),
-)
-
-
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no infinity; the sum tells it, unless it overflows itself."""
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
@@ -163,17 +89,7 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
     kind = recognise(shapes)
     if kind in wanted:
         return
-    remedy = {
-        "lora": "Give it as a LoRA: --lora FILE, or loras=[(path, strength)]",
-        "motion-lora": "Give it as a motion LoRA: --motion-lora FILE, or motion_loras=[(path, strength)]",
-        "controlnet": "Give it as a ControlNet: detail --controlnet FILE, or ControlNetWrapper(load_controlnet(path))",
-        "motion-module": "Give it as the motion module: --motion-module FILE, or motion_module=path",
-        "embedding": "Give it as a textual inversion: --embedding FILE, or embeddings=[path]",
-        "vae": "Give it as the VAE: --vae FILE, or vae=path",
-        "motion-module-diffusers": "Give the file in its original layout (keys with 'temporal_transformer')",
-        "sd15": "Give it as the checkpoint: --checkpoint FILE, or load_pipe(path)",
-    }.get(kind, f"Choose {' or '.join(_ARTICLE[k] for k in wanted)}")
-    raise CheckpointError(f"{path} cannot be used as {purpose}: it is {_ARTICLE[kind]}. {remedy}")
+    raise CheckpointError(f"{path} cannot be used as {purpose}: it is {ARTICLE[kind]}. {remedy(kind, wanted)}")
 
 
 def count_numbered(keys: Iterable[str], pattern: str) -> int:

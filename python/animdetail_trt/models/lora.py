@@ -20,7 +20,6 @@ from torch import Tensor
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import (
-    Kind,
     StateDict,
     all_finite,
     expanded,
@@ -28,6 +27,7 @@ from animdetail_trt.models.checkpoint import (
     require_kind,
     shapes_of,
 )
+from animdetail_trt.models.kinds import Kind
 from animdetail_trt.models.lora_names import Names, motion_names, plain_name, text_names, unet_names
 
 LoraFiles: TypeAlias = Sequence[tuple[str | Path, float]]
