@@ -18,11 +18,50 @@ from animdetail_trt.models.kinds import ARTICLE, Kind, Shapes, recognise, remedy
 
 StateDict: TypeAlias = dict[str, Tensor]
 _PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
+_CONVERT = (
+    "weights = torch.load(path, weights_only=True); weights = weights.get('state_dict', weights); "
+    "safetensors.torch.save_file({k: v.contiguous() for k, v in weights.items() if torch.is_tensor(v)}, "
+    "'out.safetensors')"
+)
+# What a download leaves where a model should be, by the first bytes.
+_NO_WEIGHTS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, which only names the file. Fetch it with `git lfs pull`"),
+    (b"<", "is a web page, as a download leaves that needs a login or a licence accepted. Download the file itself"),
+    (b"{", "is a text in JSON, as a failed download or an index leaves. Download the weights themselves"),
+    (b"GGUF", "is a GGUF file. Give the model as .safetensors"),
+)
+FOLDER_STEM = "diffusion_pytorch_model"
+_FOLDER_STEMS = (FOLDER_STEM, "pytorch_lora_weights")
 
 
 def expanded(path: str | Path) -> str | Path:
     """``path`` with the home folder for a leading ~, as a shell would have it; as it is where there is none."""
     return type(path)(os.path.expanduser(path))  # pathlib's raises where there is no such user
+
+
+def weights_in(path: str | Path) -> str | Path:
+    """The file in ``path`` where that is a folder which diffusers wrote of one model; else ``path``."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    return next((file for stem in _FOLDER_STEMS if (file := find_weights(folder, stem))), path)
+
+
+def find_weights(folder: Path, stem: str) -> Path | None:
+    """A model's file in the folder that diffusers wrote of it, in full precision where there are both."""
+    paths = (folder / name for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise CheckpointError for a model's folder that holds its weights in another form than one safetensors file."""
+    for pickled in sorted(folder.glob("*.bin")):
+        read_tensors(pickled)  # raises
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
+        raise CheckpointError(
+            f"{folder} holds its weights in several files ({index.name}), which are not joined here. Load it with "
+            "diffusers and save it again: save_pretrained(folder, max_shard_size='100GB')"
+        )
 
 
 def read_tensors(path: str | Path) -> StateDict:
@@ -39,12 +78,13 @@ def _safetensors_file(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise CheckpointError(f"no such file: {path}")
     if path.is_dir():
+        check_folder(path)
         raise CheckpointError(f"{path} is a folder; a .safetensors file is needed here")
-    if path.suffix.lower() in _PICKLE_SUFFIXES or _looks_pickled(path):
+    head = _first_bytes(path)
+    if path.suffix.lower() in _PICKLE_SUFFIXES or _looks_pickled(head):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is read, so it is refused. "
-            "Convert it once, in a place that you trust: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'out.safetensors'), with "
+            f"Convert it once, in a place that you trust: {_CONVERT}, with "
             "'string_to_param' in place of 'state_dict' for a textual inversion"
         )
     from safetensors import SafetensorError, safe_open
@@ -53,15 +93,28 @@ def _safetensors_file(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}). Download or copy it again"
-        ) from error
+        raise CheckpointError(f"{path} {_what_else(head, error)}") from error
 
 
-def _looks_pickled(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4)
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}. Check its permissions, and its drive") from error
+
+
+def _looks_pickled(head: bytes) -> bool:
     return head.startswith(b"PK\x03\x04") or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _what_else(head: bytes, error: Exception) -> str:
+    """What a file is that is no safetensors file, and the remedy."""
+    if not head.strip(b"\0"):
+        return "is empty: a download that was not finished. Download or copy it again"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    known = (words for start, words in _NO_WEIGHTS if text.startswith(start))
+    return next(known, f"is damaged or not a safetensors file ({error}). Download or copy it again")
 
 
 def read_shapes(path: str | Path) -> Shapes:

@@ -22,6 +22,7 @@ from animdetail_trt.models.checkpoint import (
     reading,
     require_kind,
     shapes_of,
+    weights_in,
 )
 from animdetail_trt.models.unet import ATTENTION_HEADS, encoder_config, ldm_layers_per_block
 
@@ -41,7 +42,7 @@ def load_controlnet(
     """
     if not isinstance(path, str | Path):
         raise InputError(f"the ControlNet must be a path, not {path!r:.80}")
-    path = expanded(path)
+    path = weights_in(expanded(path))
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
     tensors = read_tensors(path)

@@ -26,6 +26,7 @@ from animdetail_trt.models.checkpoint import (
     read_tensors,
     require_kind,
     shapes_of,
+    weights_in,
 )
 from animdetail_trt.models.kinds import Kind
 from animdetail_trt.models.lora_names import Names, motion_names, plain_name, text_names, unet_names
@@ -96,7 +97,7 @@ def check_lora_files(name: str, files: Any) -> LoraFiles:
             raise InputError(f"{name} must be [(path, strength), ...]; a path is {path!r:.80}")
         if not is_finite(strength):
             raise InputError(f"{name}: the strength of {path} must be a finite number, not {strength!r:.80}")
-    return [(expanded(path), float(strength)) for path, strength in pairs]
+    return [(weights_in(expanded(path)), float(strength)) for path, strength in pairs]
 
 
 def merge_loras(files: LoraFiles, unet: StateDict, text: StateDict | None) -> tuple[StateDict, StateDict | None]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError
-from animdetail_trt.models.checkpoint import StateDict, read_shapes, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import StateDict, read_shapes, read_tensors, require_kind, shapes_of, weights_in
 from animdetail_trt.models.lora import LoraFiles, merge_motion_loras
 from animdetail_trt.models.lora_names import plain_name
 
@@ -53,7 +53,7 @@ class MotionModule:
 def load_motion_module(path: str | Path) -> MotionModule:
     """Read a motion module, in its original layout or diffusers'; the version is read from the weights, as the
     reference does."""
-    return motion_of(read_tensors(path), path)
+    return motion_of(read_tensors(weights_in(path)), path)
 
 
 def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
@@ -78,7 +78,7 @@ def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
 
 def positions_of(path: str | Path) -> int:
     """The frames that a motion module has positions for, from the file's header alone."""
-    shapes = read_shapes(path)
+    shapes = read_shapes(weights_in(path))
     require_kind(path, shapes, ("motion-module",), "a motion module for SD 1.5")
     return next((shape[1] for key, shape in shapes.items() if key.endswith(_POSITION_TABLES)), ANIMATE_LCM_POSITIONS)
 
