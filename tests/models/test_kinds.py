@@ -91,6 +91,9 @@ FILES: dict[str, tuple[str, Shapes]] = {
     "IP-Adapter": ("ip-adapter", {"ip_adapter.1.to_k_ip.weight": (320, 768)}),
     "VAE of SD 3": ("wide-vae", {"decoder.conv_in.weight": (512, 16, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)}),
     "VAE of Wan": ("wide-vae", {"encoder.conv1.weight": (1, 3, 3, 3, 3), "decoder.conv1.weight": (1, 16, 3, 3, 3)}),
+    "VAE": ("vae", {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)}),
+    "text encoder": ("text-encoder", {"text_model.embeddings.token_embedding.weight": (49408, 768)}),
+    "T5": ("text-encoder", {"encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096)}),
     "TAESD": ("tiny-vae", {"1.weight": (64, 4, 3, 3), "3.conv.0.weight": (64, 64, 3, 3)}),
     "TAESD, both halves": ("tiny-vae", {"taesd_decoder.1.weight": (64, 4, 3, 3)}),
     "textual inversion": ("embedding", {"emb_params": (2, 768)}),
@@ -107,8 +110,9 @@ def test_a_file_is_told_by_its_keys(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_what_cannot_be_used_is_named_with_a_remedy(name: str) -> None:
     kind, shapes = FILES[name]
+    wanted = "vae" if kind != "vae" else "lora"
     with pytest.raises(CheckpointError) as told:
-        require_kind("file.safetensors", shapes, ("text-encoder",), "a hat")
+        require_kind("file.safetensors", shapes, (wanted,), "a hat")
     said, remedy = str(told.value).split(". ", 1)
     assert said == f"file.safetensors cannot be used as a hat: it is {ARTICLE[kind]}"
-    assert remedy.startswith("Give it as") or remedy == "Choose a text encoder alone"
+    assert remedy.startswith("Give it as") or remedy == f"Choose {ARTICLE[wanted]}"

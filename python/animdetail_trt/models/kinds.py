@@ -104,10 +104,6 @@ def _either(*tests: _Test) -> _Test:
     return lambda shapes: any(test(shapes) for test in tests)
 
 
-def _no(test: _Test) -> _Test:
-    return lambda shapes: not test(shapes)
-
-
 def _width_is(width: int, pattern: str) -> _Test:
     """Whether the first matrix whose key has this pattern reads vectors of ``width`` numbers."""
     search = re.compile(pattern).search
@@ -188,6 +184,6 @@ _RULES: tuple[tuple[Kind, _Test], ...] = (
     ("tiny-vae", _either(_start("taesd_"), _all(_holds("1.weight", "0.weight"), _any(".conv.0.weight")))),
     ("wide-vae", _width_is(16, r"decoder\.conv_in\.weight$")),
     ("wide-vae", _start("decoder.conv1.", "encoder.conv1.")),
-    ("vae", _all(_start("encoder.", "first_stage_model."), _no(_ldm))),
-    ("text-encoder", _all(_start("text_model.", "cond_stage_model."), _no(_start("model.")))),
+    ("vae", _end("encoder.conv_in.weight", "decoder.conv_in.weight")),
+    ("text-encoder", _start("text_model.", "cond_stage_model.", "encoder.layers.", "encoder.block.")),
 )

@@ -56,6 +56,10 @@ _PART_OF_SUFFIX = (
 )
 
 
+_SCALES = {"alpha", "dora_scale"}
+"""Parts that change nothing by themselves."""
+
+
 @dataclass
 class Module:
     """What a file holds for one module. parts: ``up``, ``down``, ``alpha``, ``hada_w1_a``, ...; keys: the file's."""
@@ -140,7 +144,8 @@ def read_lora(
         if suffix is None:
             strays.append(key)
             continue
-        if not tensor.is_floating_point() or not all_finite(tensor):
+        # diffusers writes alpha, a rank, as a whole number.
+        if not (tensor.is_floating_point() or suffix == ".alpha") or not all_finite(tensor):
             raise CheckpointError(f"{path}: {key!r} holds whole numbers, NaN or infinity: it is damaged, or quantised")
         module = modules.setdefault(rename(key.removesuffix(suffix)), Module())
         module.parts[_PART_OF_SUFFIX[suffix]] = tensor
@@ -150,7 +155,7 @@ def read_lora(
 
 def merge(lora: Lora, strength: float, tensors: StateDict, names: Names) -> tuple[StateDict, set[str]]:
     """``tensors`` with the modules that ``names`` knows merged; and which modules those were."""
-    used = lora.modules.keys() & names.keys()
+    used = {name for name, module in lora.modules.items() if name in names and module.parts.keys() - _SCALES}
     merged = dict(tensors)
     for name, module in lora.modules.items():
         if name in used:
@@ -188,7 +193,7 @@ def report(lora: Lora, used: Collection[str]) -> Coverage:
 def _merge_module(tensors: StateDict, key: str, parts: Mapping[str, Tensor], strength: float) -> None:
     """Replace a module's weight, and its bias where the file changes it."""
     parts = {part: tensor.float() for part, tensor in parts.items()}
-    if parts.keys() - {"alpha", "dora_scale", "diff_b"}:
+    if parts.keys() - _SCALES - {"diff_b"}:
         weight = tensors[key].float() if tensors[key].itemsize == 1 else tensors[key]  # float8 knows no sums
         delta, scale = _delta(parts)
         delta = delta.reshape(weight.shape).mul_(scale)
