@@ -92,6 +92,7 @@ FILES: dict[str, tuple[str, Shapes]] = {
     "VAE of SD 3": ("wide-vae", {"decoder.conv_in.weight": (512, 16, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3)}),
     "VAE of Wan": ("wide-vae", {"encoder.conv1.weight": (1, 3, 3, 3, 3), "decoder.conv1.weight": (1, 16, 3, 3, 3)}),
     "VAE": ("vae", {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)}),
+    "half a VAE": ("unknown", {"decoder.conv_in.weight": (512, 4, 3, 3)}),
     "text encoder": ("text-encoder", {"text_model.embeddings.token_embedding.weight": (49408, 768)}),
     "T5": ("text-encoder", {"encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096)}),
     "TAESD": ("tiny-vae", {"1.weight": (64, 4, 3, 3), "3.conv.0.weight": (64, 64, 3, 3)}),
@@ -115,4 +116,4 @@ def test_what_cannot_be_used_is_named_with_a_remedy(name: str) -> None:
         require_kind("file.safetensors", shapes, (wanted,), "a hat")
     said, remedy = str(told.value).split(". ", 1)
     assert said == f"file.safetensors cannot be used as a hat: it is {ARTICLE[kind]}"
-    assert remedy.startswith("Give it as") or remedy == f"Choose {ARTICLE[wanted]}"
+    assert remedy.startswith("Give it as") or remedy == f"Choose {ARTICLE[wanted]} for Stable Diffusion 1.5"

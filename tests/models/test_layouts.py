@@ -227,6 +227,27 @@ def test_a_motion_module_that_lacks_a_table_is_named(tiny: Path, tmp_path: Path)
         adt.load_pipe(tiny / "tiny_sd15.safetensors", motion_module=tmp_path / "mm.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_precision_and_training_leftovers_change_no_weight(tiny_checkpoint: Path, tmp_path: Path, dtype) -> None:
+    """A pruned file is the full one: averages, schedules, an optimizer and a manager of words are left out."""
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(tiny_checkpoint).items()}
+    text = "cond_stage_model.transformer.text_model.embeddings."
+    leftovers = {f"model_ema.{k.removeprefix('model.').replace('.', '')}": t.clone() for k, t in tensors.items()}
+    leftovers |= {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(7)}
+    leftovers |= {"betas": torch.ones(1000), "alphas_cumprod": torch.ones(1000), "optimizer_states.0": torch.ones(2)}
+    leftovers |= {"embedding_manager.string_to_param_dict.*": torch.ones(1, 64), "global_step": torch.tensor(3)}
+    leftovers |= {f"{text}position_ids": torch.arange(77)[None].half(), "cond_stage_model.logit_scale": torch.ones(())}
+    save_file(tensors | leftovers, tmp_path / "full.safetensors")
+    parts = files.read_parts(tmp_path / "full.safetensors")
+    assert parts.vae is not None
+    assert all(tensor.dtype == dtype for tensor in (*parts.unet.values(), *parts.vae.values()))
+    expected = files.read_parts(tiny_checkpoint)
+    for actual, wanted in ((parts.unet, expected.unet), (parts.vae, expected.vae)):
+        assert wanted is not None
+        assert actual.keys() == wanted.keys()
+        assert all(torch.equal(actual[key].float(), tensor.to(dtype).float()) for key, tensor in wanted.items())
+
+
 def test_a_quantised_checkpoint_is_named(tiny: Path, tmp_path: Path) -> None:
     tensors = load_file(tiny / "tiny_sd15.safetensors")
     tensors["model.diffusion_model.out.2.weight"] = tensors["model.diffusion_model.out.2.weight"].to(torch.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -62,6 +63,19 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds its weights in several files ({index.name}), which are not joined here. Load it with "
             "diffusers and save it again: save_pretrained(folder, max_shard_size='100GB')"
         )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json that diffusers writes beside weights; empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}. Copy it again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"cannot read {path}: it holds no settings. Copy it again")
+    return config
 
 
 def read_tensors(path: str | Path) -> StateDict:
@@ -134,7 +148,7 @@ def shapes_of(tensors: StateDict) -> Shapes:
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no infinity; the sum tells it, unless it overflows itself."""
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor).all())
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)) or torch.isfinite(tensor.float()).all())
 
 
 def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], purpose: str) -> None:
@@ -146,8 +160,11 @@ def require_kind(path: str | Path, shapes: Shapes, wanted: Collection[Kind], pur
 
 
 def count_numbered(keys: Iterable[str], pattern: str) -> int:
-    """How many there are of what keys number from 0: the pattern's group is the number."""
-    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, keys) if match)
+    """How many there are of what keys number from 0: the pattern's group is the number. Raises KeyError for none."""
+    numbers = [int(match[1]) for match in map(re.compile(pattern).match, keys) if match]
+    if not numbers:
+        raise KeyError(pattern.replace("\\", "").replace("(d+)", "0"))
+    return 1 + max(numbers)
 
 
 @contextmanager
@@ -157,7 +174,7 @@ def reading(source: str, what: str = "Stable Diffusion 1.5 model") -> Iterator[N
         yield
     except AnimDetailError:
         raise
-    except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+    except (AttributeError, ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{source} lacks a part that every {what} has ({error!r}). "
             "It is damaged, or a variant that this version does not read"

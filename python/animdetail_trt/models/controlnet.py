@@ -18,6 +18,7 @@ from animdetail_trt.models.checkpoint import (
     all_finite,
     expanded,
     load_exactly,
+    read_config,
     read_tensors,
     reading,
     require_kind,
@@ -36,20 +37,30 @@ def load_controlnet(
     """Load a ControlNet for SD 1.5 from a safetensors file, in the LDM or the diffusers layout.
 
     device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16
-    A file whose name ends in ``_shuffle`` or ``_shuffle_fp16`` has its residuals averaged over the picture.
+    A file whose name ends in ``_shuffle`` or ``_shuffle_fp16`` has its residuals averaged over the picture, and so has
+    a folder of diffusers whose name does, or whose config.json says it.
 
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"the ControlNet must be a path, not {path!r:.80}")
-    path = weights_in(expanded(path))
+    pools, path = _pools(expanded(path)), weights_in(expanded(path))
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
     tensors = read_tensors(path)
     require_kind(path, shapes_of(tensors), ("controlnet",), "a ControlNet")
     with reading(str(path), "ControlNet for Stable Diffusion 1.5"):
         module = build_controlnet(controlnet_tensors(tensors), str(path), place)
-    return TorchControlNet(module, global_average_pooling=Path(path).stem.endswith(_POOLED_ENDINGS))
+    return TorchControlNet(module, global_average_pooling=pools)
+
+
+def _pools(path: str | Path) -> bool:
+    """Whether a ControlNet's residuals are averaged: no weight tells."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.stem.endswith(_POOLED_ENDINGS)
+    config = read_config(path / "config.json")
+    return path.name.endswith(_POOLED_ENDINGS) or config.get("global_pool_conditions") is True
 
 
 def controlnet_tensors(tensors: StateDict) -> StateDict:

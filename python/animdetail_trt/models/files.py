@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from animdetail_trt.models.checkpoint import (
     check_folder,
     expanded,
     find_weights,
+    read_config,
     read_shapes,
     read_tensors,
     reading,
@@ -161,12 +161,7 @@ def _read_folder(folder: Path) -> Parts:
 
 
 def _head_count(config: Path) -> int | None:
-    if not config.exists():
-        return None
-    try:
-        heads = json.loads(config.read_text(encoding="utf-8")).get("num_attention_heads")
-    except (AttributeError, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {config}: {error}. Copy it again") from error
+    heads = read_config(config).get("num_attention_heads")
     if heads is not None and (not isinstance(heads, int) or heads < 1):
         raise CheckpointError(f"{config}: num_attention_heads is {heads!r}; it must be a whole number above 0")
     return heads

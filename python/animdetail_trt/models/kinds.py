@@ -67,9 +67,14 @@ _BELONGS: dict[Kind, str] = {
 }
 
 
+_FAMILY = ("lora", "motion-module", "motion-lora", "embedding", "vae")
+"""Kinds whose article does not say that they are for one family."""
+
+
 def remedy(kind: Kind, wanted: Collection[Kind]) -> str:
     """Where a file of this kind belongs, or what else to choose."""
-    return _BELONGS.get(kind, f"Choose {' or '.join(ARTICLE[k] for k in wanted if k != 'unknown')}")
+    choices = (f"{ARTICLE[k]}{' for Stable Diffusion 1.5' * (k in _FAMILY)}" for k in wanted if k != "unknown")
+    return _BELONGS.get(kind) or f"Choose {' or '.join(choices)}"
 
 
 def recognise(shapes: Shapes) -> Kind:
@@ -184,6 +189,6 @@ _RULES: tuple[tuple[Kind, _Test], ...] = (
     ("tiny-vae", _either(_start("taesd_"), _all(_holds("1.weight", "0.weight"), _any(".conv.0.weight")))),
     ("wide-vae", _width_is(16, r"decoder\.conv_in\.weight$")),
     ("wide-vae", _start("decoder.conv1.", "encoder.conv1.")),
-    ("vae", _end("encoder.conv_in.weight", "decoder.conv_in.weight")),
+    ("vae", _holds("encoder.conv_in.weight", "first_stage_model.encoder.conv_in.weight")),
     ("text-encoder", _start("text_model.", "cond_stage_model.", "encoder.layers.", "encoder.block.")),
 )

@@ -101,7 +101,7 @@ def _to_diffusers(raw: StateDict, path: str | Path) -> StateDict:
     for key, value in raw.items():
         if key.endswith("attention_blocks.1.pos_encoder.pe"):
             # diffusers keeps one table for both attentions of a block.
-            if not torch.equal(value, raw[key.replace("attention_blocks.1", "attention_blocks.0")]):
+            if not torch.equal(value.float(), raw[key.replace("attention_blocks.1", "attention_blocks.0")].float()):
                 raise CheckpointError(f"{path} has two different position tables in one block, at {key!r}")
             continue
         tensors[_diffusers_name(key)] = value
