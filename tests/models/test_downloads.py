@@ -92,6 +92,23 @@ def test_a_folder_of_another_family_is_named(tiny: Path, tmp_path: Path, change:
         adt.load_pipe(tmp_path / "sd")
 
 
+@pytest.mark.parametrize(("prediction", "refused"), [("v_prediction", True), ("epsilon", False)])
+def test_a_folder_of_v_prediction_is_named(
+    tiny_checkpoint: Path, tmp_path: Path, prediction: str, refused: bool
+) -> None:
+    """Its weights look like all others': what its scheduler is told says it."""
+    tensors = load_file(tiny_checkpoint)
+    written(unet_from_ldm(tensors), tmp_path / "sd" / "unet" / NAMES[0])
+    written(vae_from_ldm(tensors), tmp_path / "sd" / "vae" / NAMES[0])
+    (tmp_path / "sd" / "scheduler").mkdir()
+    (tmp_path / "sd" / "scheduler" / "scheduler_config.json").write_text(f'{{"prediction_type": "{prediction}"}}')
+    if refused:
+        with pytest.raises(CheckpointError, match="it holds a Stable Diffusion 1.5 checkpoint of v-prediction"):
+            adt.load_pipe(tmp_path / "sd")
+    else:
+        assert adt.load_pipe(tmp_path / "sd", device="cpu").clip is None
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614\nsize 4265146304\n"
 
 

@@ -34,7 +34,7 @@ _POOLED_ENDINGS = ("_shuffle", "_shuffle_fp16")
 def load_controlnet(
     path: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> TorchControlNet:
-    """Load a ControlNet for SD 1.5 from a safetensors file, in the LDM or the diffusers layout, or a folder of diffusers.
+    """Load a ControlNet for SD 1.5: a safetensors file in the LDM or the diffusers layout, or a folder of diffusers.
 
     device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16
     A file whose name ends in ``_shuffle`` or ``_shuffle_fp16`` has its residuals averaged over the picture, and so has

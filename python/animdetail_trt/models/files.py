@@ -149,10 +149,12 @@ def _read_folder(folder: Path) -> Parts:
             f"{folder} is no diffusers folder: unet/diffusion_pytorch_model.safetensors is not in it. Give the folder "
             "that holds unet and vae, or a checkpoint file"
         )
-    if (kind := recognise(shapes_of(unet))) != "unet":
+    kind = recognise(shapes_of(unet))
+    if read_config(folder / "scheduler" / "scheduler_config.json").get("prediction_type") == "v_prediction":
+        kind = "sd15-v" if kind == "unet" else kind
+    if kind != "unet":
         raise CheckpointError(
-            f"{folder} cannot be used as a checkpoint: what its unet folder holds is {ARTICLE[kind]}. "
-            f"Choose {ARTICLE['sd15']}"
+            f"{folder} cannot be used as a checkpoint: it holds {ARTICLE[kind]}. Choose {ARTICLE['sd15']}"
         )
     vae = _folder_part(folder, "vae", FOLDER_STEM)
     text = _folder_part(folder, "text_encoder", "model")
