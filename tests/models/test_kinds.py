@@ -59,6 +59,10 @@ FILES: dict[str, tuple[str, Shapes]] = {
     "whole differences": ("lora", {"diffusion_model.input_blocks.1.1.proj_in.diff": (320, 320, 1, 1)}),
     "SD 2.x kohya": ("sd2-lora", lora("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 1024)),
     "SDXL kohya": ("sdxl-lora", lora("lora_unet_input_blocks_7_1_transformer_blocks_9_attn2_to_k", 2048)),
+    "SDXL LoHa": ("sdxl-lora", {"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q.hada_w1_a": (640, 4)}),
+    "SDXL B-LoRA": (
+        "sdxl-lora", lora("unet.up_blocks.0.attentions.0.transformer_blocks.4.attn1.to_q", 1280, kohya=False),
+    ),
     "SDXL text encoders": ("sdxl-lora", lora("lora_te2_text_model_encoder_layers_0_mlp_fc1", 1280)),
     "SDXL diffusers": (
         "sdxl-lora", lora("unet.down_blocks.2.attentions.0.transformer_blocks.9.attn2.to_k", 2048, kohya=False),

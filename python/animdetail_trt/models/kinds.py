@@ -109,6 +109,11 @@ def _either(*tests: _Test) -> _Test:
     return lambda shapes: any(test(shapes) for test in tests)
 
 
+def _like(pattern: str) -> _Test:
+    search = re.compile(pattern).search
+    return lambda shapes: any(map(search, shapes))
+
+
 def _width_is(width: int, pattern: str) -> _Test:
     """Whether the first matrix whose key has this pattern reads vectors of ``width`` numbers."""
     search = re.compile(pattern).search
@@ -136,6 +141,8 @@ _TRANSFORMER = (
 )
 _TEXT_WIDTH = r"attn2\.to_k\.weight$"
 _LORA_TEXT_WIDTH = r"attn2[._](?:processor\.)?to_k[._].*(?:down|lora_A)\b"
+# SD 1.5 has one transformer block in each attention; some of the others' fit it, though.
+_DEEPER = r"(?:attentions|(?:input|output)_blocks|mid(?:dle)?_block)[._].*transformer_blocks[._][1-9]"
 
 _lora = _either(
     _any("lora_up.", "lora_down.", "lora_A.", "lora_B.", ".lora.", "_lora.", ".lora_linear_layer."),
@@ -166,7 +173,8 @@ _RULES: tuple[tuple[Kind, _Test], ...] = (
     ("oft", _any(".oft_blocks")),
     ("ia3", _end(".on_input")),
     ("glora", _all(_end(".a1.weight"), _end(".b2.weight"))),
-    ("sdxl-lora", _all(_lora, _either(_any("lora_te2_", "text_encoder_2."), _width_is(2048, _LORA_TEXT_WIDTH)))),
+    ("sdxl-lora", _all(_lora, _either(_any("lora_te2_", "text_encoder_2."), _like(_DEEPER)))),
+    ("sdxl-lora", _all(_lora, _width_is(2048, _LORA_TEXT_WIDTH))),
     ("sd2-lora", _all(_lora, _width_is(1024, _LORA_TEXT_WIDTH))),
     ("other-lora", _all(_lora, _any(*_TRANSFORMER))),
     ("lora", _lora),
