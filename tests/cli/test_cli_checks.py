@@ -290,7 +290,7 @@ def test_a_wrong_model_file_is_told_before_frames_are_read(refused: Callable[...
     assert "cannot be used as a motion module" in refused(motion_module=lora)
     assert "cannot be used as a VAE" in refused(vae=lora)
     (tmp_path / "empty.safetensors").touch()
-    assert "is damaged" in refused(checkpoint=tmp_path / "empty.safetensors")
+    assert "empty.safetensors is empty" in refused(checkpoint=tmp_path / "empty.safetensors")
 
 
 def test_wrong_refiners_and_controlnets(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -66,6 +66,27 @@ def test_a_shuffle_file_is_averaged(tiny: Path, tmp_path: Path) -> None:
         assert adt.load_controlnet(tmp_path / f"{name}.safetensors", **CPU).global_average_pooling is True
 
 
+@pytest.mark.parametrize(
+    ("folder", "config", "pools"),
+    [
+        ("control_v11e_sd15_shuffle", "{}", True),
+        ("shuffle", '{"global_pool_conditions": true}', True),
+        ("shuffle", '{"global_pool_conditions": false}', False),
+    ],
+)
+def test_a_shuffle_folder_is_averaged(
+    tensors: dict[str, Tensor], tmp_path: Path, folder: str, config: str, pools: bool
+) -> None:
+    """The file in a folder of diffusers has the name that all have."""
+    (tmp_path / folder).mkdir()
+    save_file(tensors, tmp_path / folder / "diffusion_pytorch_model.safetensors")
+    (tmp_path / folder / "config.json").write_text(config)
+    assert adt.load_controlnet(tmp_path / folder, **CPU).global_average_pooling is pools
+    (tmp_path / folder / "config.json").write_text("[")
+    with pytest.raises(CheckpointError, match="cannot read .*config.json"):
+        adt.load_controlnet(tmp_path / folder, **CPU)
+
+
 def test_full_size_shapes_are_taken() -> None:
     """The real UNet's way down with the published hint block and zero convolutions (ControlNet 1.0 and 1.1)."""
     unet = {key.removeprefix("model.diffusion_model."): shape for key, shape in FULL_SIZE["sd15_unet"].items()}
@@ -103,6 +124,14 @@ def test_an_incomplete_file_is_named(tensors: dict[str, Tensor], tmp_path: Path,
     del tensors[lost]
     with pytest.raises(CheckpointError, match=f"bad.safetensors {words}"):
         adt.load_controlnet(save(tensors, tmp_path), **CPU)
+
+
+def test_nothing_but_numbers_in_float8(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    key = "control_model.zero_convs.3.0.weight"
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+    assert adt.load_controlnet(save(eight, tmp_path), **CPU)
+    with pytest.raises(CheckpointError, match="bad.safetensors holds NaN or infinity in 'controlnet_down_blocks.3"):
+        adt.load_controlnet(save(eight | {key: (tensors[key] * torch.nan).to(torch.float8_e4m3fn)}, tmp_path), **CPU)
 
 
 def test_damaged_files_are_named(tiny: Path, tensors: dict[str, Tensor], tmp_path: Path) -> None:

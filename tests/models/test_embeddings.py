@@ -113,6 +113,7 @@ def test_every_layout_of_a_file(tmp_path, tensors, count):
         ({"emb_params": torch.full((2, 64), torch.nan)}, "holds NaN"),
         ({"emb_params": torch.ones(0, 64)}, "no textual inversion"),
         ({"emb_params": torch.ones(2, 0)}, "no textual inversion"),
+        ({}, "no textual inversion, which is vectors .n, d., but nothing"),
     ],
 )
 def test_other_files_are_named(tmp_path, tensors, message):
@@ -142,6 +143,14 @@ def test_two_of_one_name_and_another_family_s(tmp_path, weights):
             read_embeddings(wrong)
     with pytest.raises(CheckpointError, match="'x' has vectors of 1024 numbers, this text encoder's have 64"):
         ClipText.from_state_dict(weights, embeddings={"x": torch.ones(2, 1024)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_they_go_with_a_checkpoint_of_any_precision(weights, dtype):
+    stored = {key: tensor.to(dtype) for key, tensor in weights.items()}
+    rows = stored[TABLE][encode_text("freckles")].float()
+    clip = ClipText.from_state_dict(stored, embeddings={"spots": rows})
+    assert torch.equal(clip.encode("embedding:spots")[0], ClipText.from_state_dict(stored).encode("freckles")[0])
 
 
 def test_load_pipe_reads_them(tiny, tmp_path, weights):

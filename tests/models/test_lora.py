@@ -52,6 +52,14 @@ def test_without_alpha_the_scale_is_one(tmp_path: Path) -> None:
     torch.testing.assert_close(merged(tmp_path, parts, torch.zeros(6, 8)), up @ down)
 
 
+def test_alpha_may_be_a_whole_number(tmp_path: Path) -> None:
+    """diffusers' convert_state_dict_to_kohya, which its trainers call, writes the rank as one."""
+    parts = {".lora_up.weight": randn(6, 2, seed=1), ".lora_down.weight": randn(2, 8, seed=2)}
+    whole, broken = (merged(tmp_path, parts | {".alpha": torch.tensor(alpha)}, torch.zeros(6, 8)) for alpha in (4, 4.0))
+    torch.testing.assert_close(whole, 2 * parts[".lora_up.weight"] @ parts[".lora_down.weight"])
+    assert torch.equal(whole, broken)
+
+
 @pytest.mark.parametrize("mid", [False, True])
 def test_locon_is_narrow_convolutions_beside_the_convolution(tmp_path: Path, mid: bool) -> None:
     weight, up, x = randn(6, 5, 3, 3), randn(6, 2, 1, 1, seed=1), randn(2, 5, 7, 7, seed=3)
@@ -192,6 +200,11 @@ LAYOUTS = {
     ),
     "peft": (f"unet.{LINEAR}", ".lora_B.weight", ".lora_A.weight"),
     "peft, alone": (f"base_model.model.{LINEAR}", ".lora_B.default.weight", ".lora_A.default.weight"),
+    "wrapped by a trainer": (
+        f"module.{LINEAR.replace('to_q', 'processor.to_q')}",
+        "_lora.up.weight",
+        "_lora.down.weight",
+    ),
     "LyCORIS": (f"lycoris_{LINEAR.replace('.', '_')}", ".lora_up.weight", ".lora_down.weight"),
 }
 
@@ -316,6 +329,25 @@ def test_a_file_that_matches_nothing_is_refused(tiny: Path, tmp_path: Path) -> N
     save_file({"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": randn(4, 4)}, tmp_path / "te.safetensors")
     with pytest.raises(CheckpointError, match="te.safetensors: none of its 1 tensors belongs to this model"):
         adt.load_pipe(tiny / "tiny_sd15.safetensors", loras=[(tmp_path / "te.safetensors", 1.0)])
+
+
+@pytest.mark.parametrize("scale", ["alpha", "dora_scale"])
+def test_a_scale_alone_is_no_match(tiny: Path, tmp_path: Path, scale: str) -> None:
+    """The rest of the module is of a kind that is not known here, so nothing of it is used."""
+    save_file(
+        {f"{KOHYA}.{scale}": torch.ones(64, 1), f"{KOHYA}.vera_vector": randn(4, 4)}, tmp_path / "new.safetensors"
+    )
+    with pytest.raises(CheckpointError, match="new.safetensors: none of its . tensors belongs to this model"):
+        adt.load_pipe(tiny / "tiny_sd15.safetensors", loras=[(tmp_path / "new.safetensors", 1.0)])
+
+
+def test_what_is_no_lora_is_named(tiny: Path, tmp_path: Path) -> None:
+    """Beside a LoRA too: half a file would be another picture."""
+    for suffix, words in ((".oft_blocks", "an OFT or BOFT file"), (".on_input", r"an \(IA\)\^3 file")):
+        tensors = load_file(tiny / "tiny_lora.safetensors") | {f"{KOHYA}{suffix}": torch.ones(4, 4, 4)}
+        save_file(tensors, tmp_path / "other.safetensors")
+        with pytest.raises(CheckpointError, match=f"it is {words}.*Choose a LoRA"):
+            adt.load_pipe(tiny / "tiny_sd15.safetensors", loras=[(tmp_path / "other.safetensors", 1.0)])
 
 
 def test_other_models_are_no_loras(tiny: Path) -> None:

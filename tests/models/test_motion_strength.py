@@ -37,6 +37,7 @@ def motion_pipe(tiny: Path, module: Path | None = None, **options: object) -> ad
     ("module", "up", "down"),
     [
         (f"{BLOCK}.processor.to_out", "_lora.up.weight", "_lora.down.weight"),
+        (f"module.{BLOCK}.processor.to_out", "_lora.up.weight", "_lora.down.weight"),
         (f"{DIFFUSERS}.processor.to_out", "_lora.up.weight", "_lora.down.weight"),
         (f"unet.{DIFFUSERS}.to_out.0", ".lora_B.weight", ".lora_A.weight"),
     ],

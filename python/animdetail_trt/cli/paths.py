@@ -13,7 +13,7 @@ from animdetail_trt.errors import CheckpointError, MediaError
 
 if TYPE_CHECKING:
     from animdetail_trt.media.clip import Source
-    from animdetail_trt.models.checkpoint import Kind
+    from animdetail_trt.models.kinds import Kind
 
 NamedFile = tuple[str, Path]
 """What the user calls it, and where it is."""
@@ -52,7 +52,7 @@ _USES: dict[str, tuple[tuple[Kind, ...], str]] = {
 def check_kinds(args: argparse.Namespace) -> None:
     """Look at the headers of the models that were given, with whichever of the options the command has: a checkpoint
     may be a folder too. Raises CheckpointError."""
-    from animdetail_trt.models.checkpoint import check_file
+    from animdetail_trt.models.checkpoint import check_file, weights_in
 
     for option, (kinds, purpose) in _USES.items():
         given = getattr(args, option, None)
@@ -61,10 +61,12 @@ def check_kinds(args: argparse.Namespace) -> None:
             path = one[0] if isinstance(one, tuple) else one  # with strengths, or without
             if not isinstance(path, Path):  # not given; or the switch --controlnet of build-engines
                 continue
-            if not path.is_dir():
-                check_file(path, kinds, purpose)
-            elif not purpose.endswith("checkpoint"):
+            if path.is_dir() and purpose.endswith("checkpoint"):
+                continue
+            file = Path(weights_in(path))
+            if file.is_dir():
                 raise CheckpointError(f"{path} is a folder; {purpose} is a .safetensors file")
+            check_file(file, kinds, purpose)
 
 
 def check_paths_differ(args: argparse.Namespace, source: Source) -> None:

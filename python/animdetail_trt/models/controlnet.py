@@ -18,10 +18,12 @@ from animdetail_trt.models.checkpoint import (
     all_finite,
     expanded,
     load_exactly,
+    read_config,
     read_tensors,
     reading,
     require_kind,
     shapes_of,
+    weights_in,
 )
 from animdetail_trt.models.unet import ATTENTION_HEADS, encoder_config, ldm_layers_per_block
 
@@ -32,23 +34,33 @@ _POOLED_ENDINGS = ("_shuffle", "_shuffle_fp16")
 def load_controlnet(
     path: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> TorchControlNet:
-    """Load a ControlNet for SD 1.5 from a safetensors file, in the LDM or the diffusers layout.
+    """Load a ControlNet for SD 1.5: a safetensors file in the LDM or the diffusers layout, or a folder of diffusers.
 
     device: auto, cpu, cuda, cuda:N; dtype: auto, float32, float16, bfloat16
-    A file whose name ends in ``_shuffle`` or ``_shuffle_fp16`` has its residuals averaged over the picture.
+    A file whose name ends in ``_shuffle`` or ``_shuffle_fp16`` has its residuals averaged over the picture, and so has
+    a folder of diffusers whose name does, or whose config.json says it.
 
     Raises CheckpointError for a file that is missing, damaged, or of another kind, and InputError for an unknown name.
     """
     if not isinstance(path, str | Path):
         raise InputError(f"the ControlNet must be a path, not {path!r:.80}")
-    path = expanded(path)
+    pools, path = _pools(expanded(path)), weights_in(expanded(path))
     torch_device = choose_device(device)
     place = Placement(torch_device, choose_dtype(dtype, torch_device))
     tensors = read_tensors(path)
     require_kind(path, shapes_of(tensors), ("controlnet",), "a ControlNet")
     with reading(str(path), "ControlNet for Stable Diffusion 1.5"):
         module = build_controlnet(controlnet_tensors(tensors), str(path), place)
-    return TorchControlNet(module, global_average_pooling=Path(path).stem.endswith(_POOLED_ENDINGS))
+    return TorchControlNet(module, global_average_pooling=pools)
+
+
+def _pools(path: str | Path) -> bool:
+    """Whether a ControlNet's residuals are averaged: no weight tells."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.stem.endswith(_POOLED_ENDINGS)
+    config = read_config(path / "config.json")
+    return path.name.endswith(_POOLED_ENDINGS) or config.get("global_pool_conditions") is True
 
 
 def controlnet_tensors(tensors: StateDict) -> StateDict:

@@ -51,7 +51,7 @@ def _read(path: str | Path) -> Tensor:
     if rows is None and len(tensors) == 1:
         (rows,) = tensors.values()
     if rows is None or rows.ndim not in (1, 2) or not rows.is_floating_point() or not rows.numel():
-        shapes = ", ".join(f"{key} {shape}" for key, shape in shapes_of(tensors).items())
+        shapes = ", ".join(f"{key} {shape}" for key, shape in shapes_of(tensors).items()) or "nothing"
         raise CheckpointError(f"{path} holds no textual inversion, which is vectors (n, d), but {shapes:.200}")
     if not all_finite(rows.float()):
         raise CheckpointError(f"{path} holds NaN or infinity. Download or copy it again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,21 +11,26 @@ import torch
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import (
+    FOLDER_STEM,
     Placement,
     StateDict,
+    check_folder,
     expanded,
+    find_weights,
+    read_config,
     read_shapes,
     read_tensors,
     reading,
     require_kind,
     shapes_of,
+    weights_in,
 )
+from animdetail_trt.models.kinds import ARTICLE, recognise
 from animdetail_trt.models.lora import LoraFiles, check_lora_files, merge_loras
 from animdetail_trt.models.motion import MotionModule, load_motion_module, with_motion_loras, with_strength
 from animdetail_trt.models.unet import UNet, build_unet, unet_from_ldm
 from animdetail_trt.models.vae import build_vae, load_vae_file, vae_from_diffusers, vae_from_ldm
 
-_FOLDER_STEM = "diffusion_pytorch_model"
 _TEXT = "cond_stage_model."
 
 
@@ -57,7 +61,8 @@ class ModelFiles:
             if not isinstance(path, str | Path) and (path is not None or name == "checkpoint"):
                 raise InputError(f"{name} must be a path, not {path!r}")
             if path is not None:
-                object.__setattr__(self, name, expanded(path))
+                path = expanded(path)
+                object.__setattr__(self, name, path if name == "checkpoint" else weights_in(path))
 
     def read_motion(self) -> MotionModule | None:
         """The motion module with its LoRAs, scale and effect."""
@@ -87,7 +92,7 @@ class ModelFiles:
     def _file_of(self, part: str) -> Path:
         """The checkpoint itself, or the file of this part in a diffusers folder."""
         checkpoint = Path(self.checkpoint)
-        return (_folder_file(checkpoint, part, _FOLDER_STEM) or checkpoint) if checkpoint.is_dir() else checkpoint
+        return (find_weights(checkpoint / part, FOLDER_STEM) or checkpoint) if checkpoint.is_dir() else checkpoint
 
     def unet(self, parts: Parts, motion: MotionModule | None, place: Placement) -> UNet:
         with reading(str(self.checkpoint)):
@@ -119,8 +124,9 @@ def has_text_encoder(checkpoint: Path) -> bool:
     """Whether a single file or a diffusers folder holds a text encoder, from names and headers alone."""
     if not checkpoint.is_dir():
         return any(key.startswith(_TEXT) for key in read_shapes(checkpoint))
+    folder = checkpoint / "text_encoder"
     # A pickled one is refused when it is read.
-    return _folder_file(checkpoint, "text_encoder", "model") is not None or bool(_pickles(checkpoint / "text_encoder"))
+    return find_weights(folder, "model") is not None or any(folder.glob("*.bin"))
 
 
 def read_parts(checkpoint: Path) -> Parts:
@@ -137,50 +143,34 @@ def _read_single_file(path: Path) -> Parts:
 
 
 def _read_folder(folder: Path) -> Parts:
-    unet = _folder_part(folder, "unet", _FOLDER_STEM)
+    unet = _folder_part(folder, "unet", FOLDER_STEM)
     if unet is None:
         raise CheckpointError(
             f"{folder} is no diffusers folder: unet/diffusion_pytorch_model.safetensors is not in it. Give the folder "
             "that holds unet and vae, or a checkpoint file"
         )
-    if "conv_in.weight" not in unet or any(key.startswith("add_embedding.") for key in unet):
-        raise CheckpointError(f"{folder} does not hold a Stable Diffusion 1.5 UNet (SDXL, perhaps)")
-    if unet["conv_in.weight"].shape[1] != 4:
+    kind = recognise(shapes_of(unet))
+    if read_config(folder / "scheduler" / "scheduler_config.json").get("prediction_type") == "v_prediction":
+        kind = "sd15-v" if kind == "unet" else kind
+    if kind != "unet":
         raise CheckpointError(
-            f"{folder} holds an inpainting UNet of {unet['conv_in.weight'].shape[1]} input channels. "
-            "Choose a Stable Diffusion 1.5 checkpoint, whose UNet has 4"
+            f"{folder} cannot be used as a checkpoint: it holds {ARTICLE[kind]}. Choose {ARTICLE['sd15']}"
         )
-    vae = _folder_part(folder, "vae", _FOLDER_STEM)
+    vae = _folder_part(folder, "vae", FOLDER_STEM)
     text = _folder_part(folder, "text_encoder", "model")
     config = folder / "text_encoder" / "config.json"
     return Parts(unet, None if vae is None else vae_from_diffusers(vae), text, _head_count(config))
 
 
 def _head_count(config: Path) -> int | None:
-    if not config.exists():
-        return None
-    try:
-        heads = json.loads(config.read_text(encoding="utf-8")).get("num_attention_heads")
-    except (AttributeError, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {config}: {error}. Copy it again") from error
+    heads = read_config(config).get("num_attention_heads")
     if heads is not None and (not isinstance(heads, int) or heads < 1):
         raise CheckpointError(f"{config}: num_attention_heads is {heads!r}; it must be a whole number above 0")
     return heads
 
 
-def _folder_file(folder: Path, part: str, stem: str) -> Path | None:
-    paths = (folder / part / name for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors"))
-    return next((path for path in paths if path.exists()), None)
-
-
 def _folder_part(folder: Path, part: str, stem: str) -> StateDict | None:
-    if path := _folder_file(folder, part, stem):
+    if path := find_weights(folder / part, stem):
         return read_tensors(path)
-    for pickled in _pickles(folder / part):
-        read_tensors(pickled)  # raises
+    check_folder(folder / part)
     return None
-
-
-def _pickles(folder: Path) -> list[Path]:
-    """diffusion_pytorch_model.bin, or a text encoder's pytorch_model.bin."""
-    return sorted(folder.glob("*.bin"))

@@ -20,14 +20,15 @@ from torch import Tensor
 from animdetail_trt.checks import is_finite
 from animdetail_trt.errors import CheckpointError, InputError
 from animdetail_trt.models.checkpoint import (
-    Kind,
     StateDict,
     all_finite,
     expanded,
     read_tensors,
     require_kind,
     shapes_of,
+    weights_in,
 )
+from animdetail_trt.models.kinds import Kind
 from animdetail_trt.models.lora_names import Names, motion_names, plain_name, text_names, unet_names
 
 LoraFiles: TypeAlias = Sequence[tuple[str | Path, float]]
@@ -53,6 +54,10 @@ _PART_OF_SUFFIX = (
     | {f".{part}": part for part in _LYCORIS_PARTS}
     | {".lora_mid.weight": "mid", ".w_norm": "diff", ".b_norm": "diff_b"}
 )
+
+
+_SCALES = {"alpha", "dora_scale"}
+"""Parts that change nothing by themselves."""
 
 
 @dataclass
@@ -96,7 +101,7 @@ def check_lora_files(name: str, files: Any) -> LoraFiles:
             raise InputError(f"{name} must be [(path, strength), ...]; a path is {path!r:.80}")
         if not is_finite(strength):
             raise InputError(f"{name}: the strength of {path} must be a finite number, not {strength!r:.80}")
-    return [(expanded(path), float(strength)) for path, strength in pairs]
+    return [(weights_in(expanded(path)), float(strength)) for path, strength in pairs]
 
 
 def merge_loras(files: LoraFiles, unet: StateDict, text: StateDict | None) -> tuple[StateDict, StateDict | None]:
@@ -139,7 +144,8 @@ def read_lora(
         if suffix is None:
             strays.append(key)
             continue
-        if not tensor.is_floating_point() or not all_finite(tensor):
+        # diffusers writes alpha, a rank, as a whole number.
+        if not (tensor.is_floating_point() or suffix == ".alpha") or not all_finite(tensor):
             raise CheckpointError(f"{path}: {key!r} holds whole numbers, NaN or infinity: it is damaged, or quantised")
         module = modules.setdefault(rename(key.removesuffix(suffix)), Module())
         module.parts[_PART_OF_SUFFIX[suffix]] = tensor
@@ -149,7 +155,7 @@ def read_lora(
 
 def merge(lora: Lora, strength: float, tensors: StateDict, names: Names) -> tuple[StateDict, set[str]]:
     """``tensors`` with the modules that ``names`` knows merged; and which modules those were."""
-    used = lora.modules.keys() & names.keys()
+    used = {name for name, module in lora.modules.items() if name in names and module.parts.keys() - _SCALES}
     merged = dict(tensors)
     for name, module in lora.modules.items():
         if name in used:
@@ -187,7 +193,7 @@ def report(lora: Lora, used: Collection[str]) -> Coverage:
 def _merge_module(tensors: StateDict, key: str, parts: Mapping[str, Tensor], strength: float) -> None:
     """Replace a module's weight, and its bias where the file changes it."""
     parts = {part: tensor.float() for part, tensor in parts.items()}
-    if parts.keys() - {"alpha", "dora_scale", "diff_b"}:
+    if parts.keys() - _SCALES - {"diff_b"}:
         weight = tensors[key].float() if tensors[key].itemsize == 1 else tensors[key]  # float8 knows no sums
         delta, scale = _delta(parts)
         delta = delta.reshape(weight.shape).mul_(scale)

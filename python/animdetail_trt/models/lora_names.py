@@ -16,7 +16,7 @@ Names: TypeAlias = Mapping[str, str]
 """Every name that a module may have in a file, as ``plain_name`` gives it -> the key of its weight."""
 
 _DOTTED_PREFIXES = re.compile(
-    r"^(?:(?:base_model\.model|model|diffusion_model|unet|text_encoder|text_encoders|clip_l|transformer)\.)+"
+    r"^(?:(?:base_model\.model|module|model|diffusion_model|unet|text_encoder|text_encoders|clip_l|transformer)\.)+"
 )
 
 

@@ -18,17 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from animdetail_trt.errors import CheckpointError
-from animdetail_trt.models.checkpoint import StateDict, read_shapes, read_tensors, require_kind, shapes_of
+from animdetail_trt.models.checkpoint import StateDict, read_shapes, read_tensors, require_kind, shapes_of, weights_in
 from animdetail_trt.models.lora import LoraFiles, merge_motion_loras
 from animdetail_trt.models.lora_names import plain_name
 
 Version = Literal["v1", "v2", "v3"]
 
 ANIMATE_LCM_POSITIONS = 64
-_POSITION_TABLE = "attention_blocks.0.pos_encoder.pe"
+_POSITION_TABLES = ("attention_blocks.0.pos_encoder.pe", "pos_embed.pe")
+"""In the original layout, where each attention of a block has one, and in diffusers'."""
 _RENAMES = (
     (".temporal_transformer", ""),
-    (_POSITION_TABLE, "pos_embed.pe"),
+    _POSITION_TABLES,
     (".attention_blocks.0", ".attn1"),
     (".attention_blocks.1", ".attn2"),
     (".norms.0", ".norm1"),
@@ -50,43 +51,48 @@ class MotionModule:
 
 
 def load_motion_module(path: str | Path) -> MotionModule:
-    """Read a motion module in its original layout; the version is read from the weights, as the reference does."""
-    return motion_of(read_tensors(path), path)
+    """Read a motion module, in its original layout or diffusers'; the version is read from the weights, as the
+    reference does."""
+    return motion_of(read_tensors(weights_in(path)), path)
 
 
 def motion_of(tensors: StateDict, source: str | Path) -> MotionModule:
-    """A motion module of the tensors of one in its original layout. source: what messages call it"""
-    raw = {key.removeprefix("module."): value for key, value in tensors.items()}
-    require_kind(source, shapes_of(raw), ("motion-module",), "a motion module for SD 1.5")
-    tables = [value for key, value in raw.items() if key.endswith(_POSITION_TABLE)]
+    """A motion module of the tensors of one, in either layout. source: what messages call it
+
+    What else a file holds is left out: a trainer's UNet, which would take the checkpoint's place, and its counters.
+    """
+    require_kind(source, shapes_of(tensors), ("motion-module",), "a motion module for SD 1.5")
+    raw = {key.removeprefix("module."): value for key, value in tensors.items() if ".motion_modules." in key}
+    tensors = _to_diffusers(raw, source)
+    tables = [value for key, value in tensors.items() if key.endswith(_POSITION_TABLES)]
     distilled = not tables
     if distilled:
-        raw |= _computed_tables(raw)
+        tensors |= _computed_tables(tensors)
     positions = ANIMATE_LCM_POSITIONS if distilled else tables[0].shape[1]
-    if any(key.startswith("mid_block.") for key in raw):
+    if any(key.startswith("mid_block.") for key in tensors):
         version: Version = "v2"
     else:
         version = "v3" if positions == 32 else "v1"
-    return MotionModule(_to_diffusers(raw, source), version, positions, str(source), distilled)
+    return MotionModule(tensors, version, positions, str(source), distilled)
 
 
 def positions_of(path: str | Path) -> int:
     """The frames that a motion module has positions for, from the file's header alone."""
-    shapes = read_shapes(path)
+    shapes = read_shapes(weights_in(path))
     require_kind(path, shapes, ("motion-module",), "a motion module for SD 1.5")
-    return next((shape[1] for key, shape in shapes.items() if key.endswith(_POSITION_TABLE)), ANIMATE_LCM_POSITIONS)
+    return next((shape[1] for key, shape in shapes.items() if key.endswith(_POSITION_TABLES)), ANIMATE_LCM_POSITIONS)
 
 
-def _computed_tables(raw: StateDict) -> StateDict:
+def _computed_tables(tensors: StateDict) -> StateDict:
     """The position tables that an AnimateLCM file leaves out: the sinusoids of Vaswani et al. 2017, sec. 3.5."""
     tables: StateDict = {}
-    for key, value in raw.items():
-        if key.endswith("attention_blocks.0.to_q.weight"):
+    for key, value in tensors.items():
+        if key.endswith("attn1.to_q.weight"):
             channels = value.shape[1]
             position = torch.arange(ANIMATE_LCM_POSITIONS)[:, None]
             rate = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
             table = torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1).reshape(1, -1, channels)
-            tables[key.replace("to_q.weight", "pos_encoder.pe")] = table
+            tables[key.replace("attn1.to_q.weight", "pos_embed.pe")] = table
     return tables
 
 
@@ -95,7 +101,7 @@ def _to_diffusers(raw: StateDict, path: str | Path) -> StateDict:
     for key, value in raw.items():
         if key.endswith("attention_blocks.1.pos_encoder.pe"):
             # diffusers keeps one table for both attentions of a block.
-            if not torch.equal(value, raw[key.replace("attention_blocks.1", "attention_blocks.0")]):
+            if not torch.equal(value.float(), raw[key.replace("attention_blocks.1", "attention_blocks.0")].float()):
                 raise CheckpointError(f"{path} has two different position tables in one block, at {key!r}")
             continue
         tensors[_diffusers_name(key)] = value

@@ -91,8 +91,9 @@ def load_pipe(
     """Load SD 1.5, with an AnimateDiff motion module if one is given.
 
     checkpoint: a single-file safetensors checkpoint (LDM layout) or a diffusers folder
-    motion_module: AnimateDiff v1, v2, v3 or AnimateLCM in its original layout, safetensors
-    vae: a VAE file that takes the place of the checkpoint's own; or another pipe's vae, and none is loaded
+    motion_module: AnimateDiff v1, v2, v3, Lightning or AnimateLCM, safetensors, in its original layout or diffusers',
+        or a MotionAdapter folder
+    vae: a VAE file or folder that takes the place of the checkpoint's own; or another pipe's vae, and none is loaded
     loras: ``[(path, strength), ...]``, merged in order into the UNet and the text encoder: LoRA, LoCon, LoHa, LoKr or
         DoRA in kohya's, diffusers' or peft's names; how much of a file found its place is logged
     motion_loras: the same, merged into the motion module

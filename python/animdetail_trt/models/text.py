@@ -154,7 +154,7 @@ def _with_rows(
             )
         ids[name] = range(count, count + len(rows))
         count += len(rows)
-    return weights | {_TOKEN_TABLE: torch.cat([weights[_TOKEN_TABLE], *embeddings.values()])}, ids
+    return weights | {_TOKEN_TABLE: torch.cat([weights[_TOKEN_TABLE].float(), *embeddings.values()])}, ids
 
 
 def _build(weights: Mapping[str, Tensor], num_heads: int | None) -> tuple[nn.Module, int]:

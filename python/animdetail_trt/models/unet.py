@@ -34,8 +34,11 @@ def unet_from_ldm(tensors: StateDict) -> StateDict:
 
 def ldm_layers_per_block(unet: StateDict) -> int:
     """Input block 0 is the first convolution and the first downsampler ends the first level."""
-    downsamplers = (re.search(r"input_blocks\.(\d+)\.0\.op\.weight", key) for key in unet)
-    return min(int(match[1]) for match in downsamplers if match) - 1
+    found = [re.search(r"input_blocks\.(\d+)\.0\.op\.weight", key) for key in unet]
+    downsamplers = [int(match[1]) for match in found if match]
+    if not downsamplers:
+        raise KeyError("input_blocks.3.0.op.weight")
+    return min(downsamplers) - 1
 
 
 def unet_config(tensors: StateDict) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from animdetail_trt.models.checkpoint import (
     count_numbered,
     load_exactly,
     read_tensors,
+    reading,
     require_kind,
     shapes_of,
 )
@@ -27,9 +28,8 @@ def load_vae_file(path: str | Path) -> StateDict:
     """A VAE file of its own, in the LDM or the diffusers layout, as diffusers names its tensors."""
     tensors = read_tensors(path)
     require_kind(path, shapes_of(tensors), ("vae", "sd15"), "a VAE")
-    if any(".resnets." in key for key in tensors):
-        return vae_from_diffusers(tensors)
-    return vae_from_ldm(tensors)
+    with reading(str(path), "VAE of Stable Diffusion"):
+        return vae_from_diffusers(tensors) if any(".resnets." in key for key in tensors) else vae_from_ldm(tensors)
 
 
 def vae_from_diffusers(tensors: StateDict) -> StateDict:
