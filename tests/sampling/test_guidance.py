@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import animdetail_trt as adt
-from animdetail_trt.sampling.conditioning import Entry, resolve
+from animdetail_trt.sampling.conditioning import Entry, resolve, with_counterparts
 from animdetail_trt.sampling.guidance import Guided
 from animdetail_trt.sampling.model_sampling import ModelSampling
 
@@ -145,6 +145,17 @@ def test_an_area_gets_its_counterpart() -> None:
     assert [(float(e.tokens.mean()), e.area) for e in denoise.sides[1]] == [(1.0, None), (1.0, (4, 4, 1, 2))]
     denoise(torch.zeros(2, 4, 6, 6), SIGMA)
     assert sorted(unet.calls) == [(2, 2, 4, 4, 4), (2, 2, 4, 6, 6)]
+
+
+def test_an_area_over_the_edge_is_not_covered_by_the_whole_picture() -> None:
+    """The reference compares areas before it cuts them: (3, 6, 3, 3) is not inside of (8, 8, 0, 0)."""
+    latent, levels = torch.zeros(1, 4, 8, 8), ModelSampling("linear")
+    positive = resolve([[torch.zeros(1, 3, 2), {"area": (3, 6, 3, 3)}]], "positive", latent, levels, 2)
+    bounds = {"mask": torch.ones(1, 8, 8), "set_area_to_bounds": True}
+    conditioning = [[torch.ones(1, 3, 2), {}], [torch.full((1, 3, 2), 2.0), bounds]]
+    negative = with_counterparts(resolve(conditioning, "negative", latent, levels, 2), positive)
+    assert [entry.area for entry in negative] == [None, (8, 8, 0, 0), (3, 5, 3, 3)]
+    assert float(negative[2].tokens.mean()) == 1  # of the entry without an area
 
 
 def test_resolve_places_masks_areas_and_ranges() -> None:

@@ -44,6 +44,7 @@ class Entry:
     """One entry of a conditioning, ready for latents of one size.
 
     tokens: (1 or n, tokens, dim); strength: its share against other entries; area: None is the whole picture
+    asked_area: the area before it was cut to the picture, where the two differ
     mask: (n, lh, lw) or None, its share pixel by pixel; first_sigma >= sigma >= last_sigma: when it holds
     """
 
@@ -51,9 +52,15 @@ class Entry:
     strength: float = 1.0
     mask: Tensor | None = None
     area: Area | None = None
+    asked_area: Area | None = None
     first_sigma: float = math.inf
     last_sigma: float = 0.0
     control: Control | None = None
+
+    @property
+    def whole_area(self) -> Area | None:
+        """The area as it was asked for, over the picture's edges too."""
+        return self.area if self.asked_area is None else self.asked_area
 
     def holds_at(self, sigma: float) -> bool:
         return self.last_sigma <= sigma <= self.first_sigma
@@ -158,6 +165,7 @@ def resolve(
                 strength=float(extras.get("strength", 1.0)),
                 mask=mask if mask is None else mask * float(extras.get("mask_strength", 1.0)),
                 area=None if area is None else _clipped(area, height, width),
+                asked_area=area,
                 first_sigma=math.inf if start is None else model_sampling.percent_to_sigma(start),
                 last_sigma=0.0 if end is None else model_sampling.percent_to_sigma(end),
                 control=extras.get("control"),
@@ -167,18 +175,27 @@ def resolve(
 
 
 def with_counterparts(entries: Sequence[Entry], others: Sequence[Entry]) -> list[Entry]:
-    """``entries`` and, for every area of ``others`` that none of them has, the entry that covers it most closely."""
+    """``entries`` and, for every area of ``others`` that none of them has, the entry that covers it most closely.
+
+    Areas are compared as they were asked for: one that leaves the picture is covered by none that ends with it.
+    """
     found = list(entries)
     for other in others:
-        if other.area is None:
+        area = other.whole_area
+        if area is None:
             continue
-        covering = [entry for entry in found if entry.area is None or _inside(other.area, entry.area)]
+        covering = [entry for entry in found if entry.whole_area is None or _inside(area, entry.whole_area)]
         if not covering:
             continue
-        closest = min(covering, key=lambda entry: math.inf if entry.area is None else entry.area[0] * entry.area[1])
-        if closest.area != other.area:
+        closest = min(covering, key=_pixels)
+        if closest.whole_area != area:
             found.append(replace(other, tokens=closest.tokens))
     return found
+
+
+def _pixels(entry: Entry) -> float:
+    area = entry.whole_area
+    return math.inf if area is None else area[0] * area[1]
 
 
 def _inside(inner: Area, outer: Area) -> bool:
