@@ -90,6 +90,17 @@ def test_weights(fuse_method: str, window: list[int], expected: list[float]) -> 
     assert window_weights(window, 10, options).tolist() == pytest.approx(expected, abs=1e-30)
 
 
+@pytest.mark.parametrize(
+    ("window", "expected"), [([0, 1, 2], [1, 1, 1]), ([2, 3, 4], [0, 1, 1]), ([4, 5, 6], [0, 1, 1])]
+)
+def test_of_a_linear_overlap_of_one_frame_the_earlier_window_holds(window: list[int], expected: list[float]) -> None:
+    """Both ramps of the reference start there: at 1e-37 in the later window and at 1 in the earlier."""
+    options = ContextOptions(context_length=3, context_overlap=1, fuse_method="overlap-linear")
+    weights = window_weights(window, 7, options)
+    assert weights.tolist() == pytest.approx(expected, abs=1e-30)
+    assert float(weights.min()) > 0  # what no other window holds is still itself
+
+
 def test_weighed_relative_a_frame_in_no_window_is_nought() -> None:
     options = ContextOptions("standard_uniform", 5, 2, context_stride=2, fuse_method="relative")
     check_context(11, 16, options, 4)

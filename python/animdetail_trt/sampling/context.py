@@ -212,12 +212,13 @@ def _relative(window: Window, frames: int, overlap: int) -> Tensor:
 
 
 def _overlap_linear(window: Window, frames: int, overlap: int) -> Tensor:
+    """An overlap of one frame is the later window's start, 1e-37, and the earlier one's whole: as in the reference,
+    whose ramps both have only their first value then."""
     weights = torch.ones(len(window))
-    ramp = torch.linspace(1e-37, 1, overlap)
     if overlap and min(window) > 0:
-        weights[:overlap] = ramp
+        weights[:overlap] = torch.linspace(1e-37, 1, overlap)
     if overlap and max(window) < frames - 1:
-        weights[-overlap:] = ramp.flip(0)
+        weights[-overlap:] = torch.linspace(1, 1e-37, overlap)
     return weights
 
 
