@@ -85,6 +85,7 @@ def test_what_cannot_be_sampled_is_named(pipe: adt.BasicPipe, changes: dict[str,
         {"seed": np.uint64(2**64 - 1), "sampler_name": "ddim", "noise_mask": torch.ones(8, 8)},
         {"scheduler_func": returning(5.0, 3.0, 0.0, 0.0), "sampler_name": "dpmpp_2m"},  # the second 0 is not run
         {"scheduler_func": returning(5.0, 1e-9, 0.0), "sampler_name": "ddpm"},
+        {"scheduler_func": returning(-9.0, 7.0, 5.0, 3.0, 0.0), "denoise": 0.5},  # as kl_optimal's of a sqrt schedule
         entry(area=(1, 1, 7, 7)),
     ],
 )

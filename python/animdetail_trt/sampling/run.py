@@ -87,8 +87,8 @@ class SampleSettings:
             sigmas = self._called(self.scheduler_func, model)
         if not all(map(math.isfinite, sigmas)):
             raise InputError(f"{source} gives NaN or infinity for {self.total_steps} steps. Take more steps")
-        run = sigmas[self.first_step : self.total_steps + 1]  # what is not run may stand still
-        if min(sigmas, default=0.0) < 0 or 0 in run[:-1]:
+        run = sigmas[self.first_step : self.total_steps + 1]  # what is not run may stand still, or be below 0
+        if min(run, default=0.0) < 0 or 0 in run[:-1]:
             raise InputError(
                 f"{source} gives {sigmas!r:.80}: sigmas must be above 0, but for the last. "
                 "Return steps + 1 of them, falling to 0"
