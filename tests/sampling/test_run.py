@@ -87,6 +87,7 @@ def test_what_cannot_be_sampled_is_named(pipe: adt.BasicPipe, changes: dict[str,
         {"scheduler_func": returning(5.0, 1e-9, 0.0), "sampler_name": "ddpm"},
         {"scheduler_func": returning(-9.0, 7.0, 5.0, 3.0, 0.0), "denoise": 0.5},  # as kl_optimal's of a sqrt schedule
         entry(area=(1, 1, 7, 7)),
+        entry(area=(8, 8, 16, 0), end_percent=0.2) | {"denoise": 0.5},  # outside, and it holds before the run begins
     ],
 )
 def test_odd_values_are_sampled(pipe: adt.BasicPipe, changes: dict[str, Any]) -> None:

@@ -148,9 +148,18 @@ def _described(value: Any) -> str:
 
 
 def resolve(
-    conditioning: Conditioning | None, name: str, latent: Tensor, model_sampling: ModelSampling, token_dim: int
+    conditioning: Conditioning | None,
+    name: str,
+    latent: Tensor,
+    model_sampling: ModelSampling,
+    token_dim: int,
+    sigmas: Sequence[float] = (math.inf, 0.0),
 ) -> list[Entry]:
-    """The entries of ``conditioning`` for latents like ``latent`` (f, 4, lh, lw), on its device."""
+    """The entries of ``conditioning`` for latents like ``latent`` (f, 4, lh, lw), on its device.
+
+    sigmas: of the run. An entry that holds at none of them may have any area: regional prompts for the first steps of
+    a whole picture are harmless where a part of it is sampled from the middle of the schedule on.
+    """
     height, width = latent.shape[-2:]
     resolved = []
     for tokens, extras in check_conditioning(conditioning, name, token_dim):
@@ -159,18 +168,19 @@ def resolve(
         if mask is not None and extras.get("set_area_to_bounds"):
             area = _bounds(mask)
         start, end = extras.get("start_percent"), extras.get("end_percent")
-        resolved.append(
-            Entry(
-                tokens=tokens.to(latent.device, torch.float32),
-                strength=float(extras.get("strength", 1.0)),
-                mask=mask if mask is None else mask * float(extras.get("mask_strength", 1.0)),
-                area=None if area is None else _clipped(area, height, width),
-                asked_area=area,
-                first_sigma=math.inf if start is None else model_sampling.percent_to_sigma(start),
-                last_sigma=0.0 if end is None else model_sampling.percent_to_sigma(end),
-                control=extras.get("control"),
-            )
+        entry = Entry(
+            tokens=tokens.to(latent.device, torch.float32),
+            strength=float(extras.get("strength", 1.0)),
+            mask=mask if mask is None else mask * float(extras.get("mask_strength", 1.0)),
+            area=None if area is None else _clipped(area, height, width),
+            asked_area=area,
+            first_sigma=math.inf if start is None else model_sampling.percent_to_sigma(start),
+            last_sigma=0.0 if end is None else model_sampling.percent_to_sigma(end),
+            control=extras.get("control"),
         )
+        if entry.last_sigma <= max(sigmas) and min(sigmas) <= entry.first_sigma:
+            _check_inside(area, height, width)
+        resolved.append(entry)
     return resolved
 
 
@@ -233,9 +243,12 @@ def _bounds(mask: Tensor) -> Area:
 
 def _clipped(area: Area, height: int, width: int) -> Area:
     h, w, top, left = area
-    if top >= height or left >= width:
-        raise InputError(f"conditioning area {area} lies outside the latent of {height} x {width}")
     return min(h, height - top), min(w, width - left), top, left
+
+
+def _check_inside(area: Area | None, height: int, width: int) -> None:
+    if area is not None and (area[2] >= height or area[3] >= width):
+        raise InputError(f"conditioning area {area} lies outside the latent of {height} x {width}")
 
 
 @lru_cache(maxsize=64)

@@ -235,11 +235,12 @@ def sample_part(
     check_context(latent.shape[0], model.unet.positions, model.context, steps)
     clean = latent.to(model.device) * LATENT_SCALE
     noise = noise.to(model.device)
+    asked = [sigma for sigma in sigmas if sigma > 0]  # the model is, at and between these
     guided = Guided(
         model.unet,
         model.model_sampling,
-        resolve(positive, "positive", clean, model.model_sampling, model.unet.token_dim),
-        resolve(negative, "negative", clean, model.model_sampling, model.unet.token_dim),
+        resolve(positive, "positive", clean, model.model_sampling, model.unet.token_dim, asked),
+        resolve(negative, "negative", clean, model.model_sampling, model.unet.token_dim, asked),
         settings.cfg,
         model.context if model.unet.positions is not None else None,
     )
