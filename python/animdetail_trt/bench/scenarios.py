@@ -149,7 +149,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("quick", "tiny models of the real layout, small pictures: the machinery, and the ratios that hold on a "
-              "CPU", TINY, _QUICK, Effort(3, 5, 0.3), 1.5, threads=1),
+              "CPU", TINY, _QUICK, Effort(3, 5, 0.3), 1.7, threads=1),
         Suite("full", "Stable Diffusion 1.5 at full size, for a GPU", SD15, _FULL, Effort(3, 15, 3.0), 9),
         Suite("all", "full, and every clip of 3 and 8 segments too; hours on a slow card", SD15, (*_FULL, *_REST),
               Effort(3, 15, 3.0), 24 * 60),

@@ -62,14 +62,11 @@ class ModelPaths:
 def write_models(folder: Path, size: ModelSize) -> ModelPaths:
     """Write the files below ``folder``, float16, unless they are there: 2.7 GB for SD15, 7 MB for TINY."""
     paths = ModelPaths(folder / size.name, folder / f"{size.name}-motion-v2.safetensors")
-    unet, motion = unet_shapes(size)
-    name = "diffusion_pytorch_model.safetensors"
-    files = {
-        paths.checkpoint / "unet" / name: unet,
-        paths.checkpoint / "vae" / name: vae_shapes(size),
-        paths.motion_module: motion,
-    }
-    for path, shapes in files.items():
+    unet, vae = (paths.checkpoint / part / "diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+    if all(path.exists() for path in (unet, vae, paths.motion_module)):
+        return paths
+    unet_part, motion_part = unet_shapes(size)
+    for path, shapes in ((unet, unet_part), (vae, vae_shapes(size)), (paths.motion_module, motion_part)):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, shapes)
