@@ -17,6 +17,8 @@ from animdetail_trt.cli import main
 README = (Path(__file__).parents[2] / "README.md").read_text()
 COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^animdetail-trt bench .*$", README, re.MULTILINE)]
 MINUTES = "0.9"
+# A change of the latents by 1e-7 moves float32 torch's own windows to 60.0 dB on an Intel Xeon: twice that amplitude.
+LEAST_DB = {"windows": 54}
 
 
 def test_the_quick_suite(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -39,7 +41,7 @@ def test_the_quick_suite(tmp_path: Path, monkeypatch) -> None:  # type: ignore[n
     assert results["pixels", "native"]["speedup"] > 2
     for (kind, backend), result in results.items():
         quality = result["quality"]
-        assert quality["psnr_db"] is None or quality["psnr_db"] > 60, (kind, backend)
+        assert quality["psnr_db"] is None or quality["psnr_db"] > LEAST_DB.get(kind, 60), (kind, backend)
         assert quality["ssim"] > 0.999, (kind, backend)
     for scenario in document["scenarios"]:
         absent = {one["backend"]: one["reason"] for one in scenario["absent"]}
