@@ -8,8 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from animdetail_trt.cli.engine_words import told_bytes, told_ranges
-from animdetail_trt.cli.models import parse_lora
-from animdetail_trt.cli.numbers import between
+from animdetail_trt.cli.models import add_files
 from animdetail_trt.cli.paths import user_path
 from animdetail_trt.errors import AnimDetailError, InputError
 
@@ -33,27 +32,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "already is not built again. With TensorRT for RTX no GPU is needed here.",
     )
     parser.set_defaults(run=run)
-    models = parser.add_argument_group(
-        "models", "as for `detail`; a LoRA is merged, so each set of them is an engine"
-    ).add_argument
-    models(
-        "--checkpoint", type=user_path, required=True, metavar="FILE",
-        help="Stable Diffusion 1.5: a .safetensors file or a diffusers folder",
-    )  # fmt: skip
-    models("--motion-module", type=user_path, metavar="FILE", help="AnimateDiff motion module (.safetensors)")
+    group = parser.add_argument_group("models", "a LoRA is merged, so each set of them is an engine")
+    add_files(group)
+    models = group.add_argument
     models("--refiner", type=user_path, metavar="FILE", help="checkpoint of a refiner")
-    models("--vae", type=user_path, metavar="FILE", help="use this VAE instead of the checkpoint's")
-    models("--lora", type=parse_lora, action="append", default=[], metavar="FILE[:STRENGTH]", help="LoRA; repeatable")
-    models(
-        "--motion-lora",
-        type=parse_lora,
-        action="append",
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="motion LoRA; repeatable",
-    )
-    models("--motion-scale", type=between(0, 100), default=1.0, metavar="X", help="as for `detail`")
-    models("--motion-effect", type=between(0, 100), default=1.0, metavar="X", help="as for `detail`")
     models("--controlnet", action="store_true", help="let the UNet take a ControlNet's residuals")
     models("--frame-prompts", action="store_true", help="let the UNet take a prompt for each frame")
     models(

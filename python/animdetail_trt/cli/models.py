@@ -20,8 +20,8 @@ REFINER_RATIO = 0.2
 """The node's."""
 
 
-def add_models(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("models")
+def add_files(group: argparse._ArgumentGroup) -> None:
+    """The options of ``ModelFiles``: what decides the weights, of a pipe as of engines."""
     add = group.add_argument
     add(
         "--checkpoint", type=user_path, required=True, metavar="FILE",
@@ -38,6 +38,21 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         help="apply a motion LoRA to the motion module; repeatable",
     )  # fmt: skip
     add(
+        "--motion-scale", type=between(0, 100), default=1.0, metavar="X",
+        help="strength of the motion module's attention; more moves more",
+    )  # fmt: skip
+    add(
+        "--motion-effect", type=between(0, 100), default=1.0, metavar="X",
+        help="how much of the motion module is used, from 0 (none) to 1 (all)",
+    )  # fmt: skip
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """All of ``load_pipe``'s options, those of a refiner and of ControlNets."""
+    group = parser.add_argument_group("models")
+    add_files(group)
+    add = group.add_argument
+    add(
         "--embedding", type=user_path, action="append", default=[], metavar="FILE",
         help="textual inversion (.safetensors), used in a prompt as embedding:NAME with the file's name; repeatable",
     )  # fmt: skip
@@ -46,24 +61,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         help="ControlNet (.safetensors) that sees each segment's crops, from START to END of the noise schedule "
         "(default: 1:0:1); repeatable, and several add up",
     )  # fmt: skip
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--dtype", default="auto", help="of the UNet: auto, float32, float16 or bfloat16")
     add(
-        "--vae-dtype", default="auto",
-        help="of the VAE: auto, float32 or bfloat16; auto is --dtype, or float32 where that is float16",
+        "--beta-schedule", default="autoselect", metavar="NAME",
+        help="noise levels, for the refiner too; an unknown name lists the choices",
     )  # fmt: skip
-    add("--backend", default="auto", metavar="NAME", help="what runs the models; an unknown name lists the choices")
-    add(
-        "--engine-dir",
-        type=user_path,
-        metavar="DIR",
-        help="where to look for engines (default: where build-engines puts them)",
-    )
-    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="most GPU memory that engines may take")
-    add(
-        "--context-length", type=whole_at_least(1), metavar="N",
-        help="run a long clip in windows of N frames (usually 16)",
-    )  # fmt: skip
+    _add_refiner(parser)
+    _add_windows(parser)
+    _add_backend(parser)
+
+
+def _add_windows(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("long clips", "run as windows that overlap").add_argument
+    add("--context-length", type=whole_at_least(1), metavar="N", help="frames in a window (usually 16)")
     add(
         "--context-overlap", type=whole_at_least(0), metavar="N",
         help="frames that neighbouring windows share (usually 4)",
@@ -71,25 +80,26 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     add("--context-schedule", metavar="NAME", help="how windows are laid out; an unknown name lists the choices")
     add("--context-stride", type=whole_at_least(1), metavar="N", help="largest stride of the uniform schedules")
     add(
-        "--closed-loop",
-        action="store_true",
-        default=None,
+        "--closed-loop", action="store_true", default=None,
         help="with looped_uniform: let windows cross the clip's seam",
-    )
+    )  # fmt: skip
     add("--fuse-method", metavar="NAME", help="how overlapping windows are averaged; an unknown name lists the choices")
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("device").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--dtype", default="auto", help="of the UNet: auto, float32, float16 or bfloat16")
     add(
-        "--motion-scale", type=between(0, 100), default=1.0, metavar="X",
-        help="strength of the motion module's attention; more moves more",
+        "--vae-dtype", default="auto", metavar="DTYPE",
+        help="of the VAE: auto, float32 or bfloat16; auto is --dtype, or float32 where that is float16",
     )  # fmt: skip
+    add("--backend", default="auto", metavar="NAME", help="what runs the models; an unknown name lists the choices")
     add(
-        "--motion-effect", type=between(0, 100), default=1.0, metavar="X",
-        help="how much of the motion module is used, from 0 (none) to 1 (all)",
+        "--engine-dir", type=user_path, metavar="DIR",
+        help="where to look for engines (default: where build-engines puts them)",
     )  # fmt: skip
-    add(
-        "--beta-schedule", default="autoselect", metavar="NAME",
-        help="noise levels, for the refiner too; an unknown name lists the choices",
-    )  # fmt: skip
-    _add_refiner(parser)
+    add("--vram-budget", type=between(0.5, 1024), metavar="GB", help="most GPU memory that engines may take")
 
 
 def _add_refiner(parser: argparse.ArgumentParser) -> None:
