@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -126,7 +127,7 @@ class Run:
         )
         self.rates: Rates | None = None
         self.host_copy_bytes_per_ms = 0.0
-        self.rated_at = -RATES_EVERY_S
+        self.rated_at = -math.inf
 
     def all(self, progress: Progress, changed: Callable[[Report], None]) -> Report:
         document, scenarios = self.report.document, self.suite.scenarios
